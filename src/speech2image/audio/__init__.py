@@ -1,0 +1,1 @@
+"""Audio files and acoustic features: decode, resample, published front ends, augmentation."""

@@ -1,0 +1,1 @@
+"""Configuration: typed schemas, validation across groups, safe instantiation, stable run names."""

@@ -1,0 +1,1 @@
+"""Corpora behind one manifest, memory-mapped stores, positional order, batches."""

@@ -1,0 +1,59 @@
+"""Errors a user can act on.
+
+Each error says what failed and where, what was found and what was expected, and what to type
+next.  The command line prints it without a traceback and exits with code 2.  Programming errors
+are not here: those keep their tracebacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Speech2ImageError(Exception):
+    """A problem the user can solve: one message and one remedy.
+
+    Args:
+        message: what failed, where, what was found and what was expected.
+        remedy: what to type or do next, one sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}\n  {remedy}" if remedy else message)
+
+
+class ConfigError(Speech2ImageError):
+    """The configuration is wrong: unknown key, wrong type, value out of range, hostile target."""
+
+
+class DataError(Speech2ImageError):
+    """A corpus, an image, a recording or a store is missing, damaged or of the wrong form."""
+
+
+class CheckpointError(Speech2ImageError):
+    """A checkpoint or weight file is missing, damaged, or belongs to another model."""
+
+
+class ProtocolError(Speech2ImageError):
+    """A metric was asked for in a way its protocol does not allow."""
+
+
+class MissingPackageError(Speech2ImageError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"the optional package '{package}' is not installed",
+            f"Install it with: pip install 'speech2image[{extra}]'",
+        )
+
+
+def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Return up to `limit` names of `known` that look like `name`, best first."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(known), n=limit, cutoff=0.4)

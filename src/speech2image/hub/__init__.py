@@ -1,0 +1,1 @@
+"""Weights in and out: safetensors run folders and converters of released checkpoints."""

@@ -1,0 +1,1 @@
+"""Converters, one file for each released system."""

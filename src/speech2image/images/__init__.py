@@ -1,0 +1,1 @@
+"""Image files and pixels: decode, box crop, pyramids, contact sheets."""

@@ -1,0 +1,1 @@
+"""Losses as functions without state, each beside its equation."""

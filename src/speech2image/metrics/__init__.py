@@ -1,0 +1,1 @@
+"""Evaluation measures under named protocols."""

@@ -1,0 +1,1 @@
+"""Speech encoders, `SpeechBatch` to `Condition`, and the synthesizers that speak captions."""

@@ -1,0 +1,1 @@
+"""Everything that touches Lightning: modules, data module, checkpoints, loggers."""

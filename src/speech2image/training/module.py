@@ -1,0 +1,121 @@
+"""The frame every trainer of the suite stands in.
+
+Here: our own counters, addressed randomness, learning-rate schedules as functions of the step,
+scalar records that stay on the device, and the state a checkpoint holds.  Not here: any loss or
+model.  `encoder_module.py` and `gan_module.py` fill the frame; `checkpoint.py` writes the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from speech2image.data.order import addressed_rng
+
+
+class TrainingModule(pl.LightningModule):
+    """Count steps, draw addressed randomness, record scalars and own the checkpoint state.
+
+    Lightning's `global_step` counts optimizer steps; `train_step` counts batches seen by the model,
+    whatever the number of optimizers, and is what schedules, EMA, journals and checkpoints use.
+
+    Args:
+        seed: root of every random draw of the run.
+        schedule: learning-rate factor as a function of `train_step`; None: constant 1.
+    """
+
+    def __init__(self, seed: int = 0, schedule: Callable[[int], float] | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.seed = seed
+        self.train_step = 0
+        self.images_seen = 0
+        self.schedule = schedule or (lambda step: 1.0)
+        self._base_lrs: list[list[float]] | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._pending_optimizers: list[dict[str, Any]] | None = None
+
+    # ---- randomness --------------------------------------------------------------------------
+    def rng(self, stream: str) -> np.random.Generator:
+        """Return the generator of `stream` at this step: a function of (seed, stream, step)."""
+        return addressed_rng(self.seed, stream, self.train_step)
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        """Draw standard normal float32 of `shape` from `stream`, on the device of the module."""
+        draws = self.rng(stream).standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(draws).to(self.device, non_blocking=True)
+
+    # ---- scalars -----------------------------------------------------------------------------
+    def record(self, **scalars: Tensor | float) -> None:
+        """Add scalars to their running sums on the device; nothing is synchronised here."""
+        for name, value in scalars.items():
+            tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+            tensor = tensor.float()
+            self._sums[name] = self._sums[name] + tensor if name in self._sums else tensor
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def flush_records(self) -> dict[str, float]:
+        """Return the mean of each scalar since the last flush and start anew (one sync)."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    # ---- steps -------------------------------------------------------------------------------
+    def on_train_start(self) -> None:
+        """Hand restored optimizer states over and remember the base learning rates."""
+        optimizers = self._raw_optimizers()
+        if self._base_lrs is None:
+            self._base_lrs = [[group["lr"] for group in opt.param_groups] for opt in optimizers]
+        if self._pending_optimizers is not None:
+            for opt, state in zip(optimizers, self._pending_optimizers, strict=True):
+                opt.load_state_dict(state)
+            self._pending_optimizers = None
+        self._apply_schedule()
+
+    def finish_step(self, batch_size: int) -> None:
+        """Count one batch of `batch_size` images and set the learning rates of the next step."""
+        self.train_step += 1
+        self.images_seen += batch_size
+        self._apply_schedule()
+
+    def _apply_schedule(self) -> None:
+        factor = self.schedule(self.train_step)
+        assert self._base_lrs is not None
+        for opt, lrs in zip(self._raw_optimizers(), self._base_lrs, strict=True):
+            for group, lr in zip(opt.param_groups, lrs, strict=True):
+                group["lr"] = lr * factor
+
+    def learning_rate(self) -> float:
+        """Return the current learning rate of the first optimizer."""
+        return float(self._raw_optimizers()[0].param_groups[0]["lr"])
+
+    def _raw_optimizers(self) -> list[torch.optim.Optimizer]:
+        found = self.optimizers(use_pl_optimizer=False)
+        return list(found) if isinstance(found, list) else [found]
+
+    # ---- checkpoint --------------------------------------------------------------------------
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs: weights, optimizers and counters."""
+        return {
+            "train_step": self.train_step,
+            "images_seen": self.images_seen,
+            "module": self.state_dict(),
+            "optimizers": [opt.state_dict() for opt in self._raw_optimizers()],
+        }
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of `checkpoint_state`; optimizers are filled when training starts."""
+        self.load_state_dict(state["module"])
+        self.train_step = int(state["train_step"])
+        self.images_seen = int(state["images_seen"])
+        self._pending_optimizers = list(state["optimizers"])
+
+    def inference_module(self) -> nn.Module:
+        """Return the network that `embed` or `generate` use: the module itself unless overridden."""
+        return self

@@ -1,0 +1,1 @@
+"""Image encoders: image branches and teachers of speech encoders, probes of metrics."""
