@@ -1,0 +1,245 @@
+"""`speech2image evaluate`: score a run, or a folder of images, under a named protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speech2image.data.corpora import open_corpus
+from speech2image.errors import ConfigError, DataError
+
+_DEFAULT_PROTOCOL = {"spoken_birds": "spoken_birds", "spoken_digits": "spoken_digits"}
+
+
+def run(config: dict[str, Any]) -> None:
+    """Score, print a table, write `metrics.json`."""
+    from speech2image.metrics.protocol import get_protocol
+    from speech2image.training.runs import open_run, read_run
+
+    runs = Path(config["paths"]["runs"])
+    if config["images"] is not None and config["run"] is None:
+        folder = Path(config["images"])
+        owner = next((parent for parent in folder.resolve().parents if (parent / "run.json").is_file()), None)
+        if owner is None:
+            raise ConfigError(
+                f"images={folder} lies in no run folder, so its corpus is unknown", "Also type: run=<the run>"
+            )
+        scored = read_run(owner)
+    else:
+        scored = open_run(config["run"], runs)
+    name = config["protocol"]["name"]
+    corpus_name = scored.info["corpus"]
+    protocol = get_protocol(_DEFAULT_PROTOCOL.get(corpus_name, "offline") if name == "auto" else name)
+    if scored.stage == "encoder":
+        metrics, details = evaluate_encoder(scored, protocol, config)
+    else:
+        metrics, details = evaluate_generator(scored, protocol, config)
+    out = scored.path if config["images"] is None else Path(config["images"])
+    path = write_metrics(out, protocol, config["split"], metrics, details, scored)
+    print(f"{protocol.title} ({protocol.name}, {config['split']} split)")
+    print("\n".join(table(metrics)))
+    print(path)
+
+
+# ---- encoders ---------------------------------------------------------------------------------
+def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return retrieval metrics of a speech encoder: speech to image and back, by class."""
+    from speech2image.metrics.retrieval import class_accuracy, recall_at_k, sen_mean_average_precision
+    from speech2image.audio.features import make_front_end
+    from speech2image.training.conditions import run_embeddings
+
+    settings = scored.config
+    corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
+    split = config["split"]
+    found = run_embeddings(scored, corpus, make_front_end(settings["audio"]["name"]), split)
+    records, utterances = corpus.records(split), corpus.utterances(split)
+    if not utterances:
+        raise DataError(f"split={split}: no utterance to score", "Type: split=test")
+    speech = found.arrays["sentence"]
+    images = image_embeddings(scored, corpus, split)
+    image_ids = np.array([record.class_id for record in records])
+    speech_ids = np.array([records[row].class_id for row, _ in utterances])
+    seed = config["seed"]
+    metrics = recall_at_k(speech, images, speech_ids, image_ids, protocol=protocol, ks=(1, 5, 10), seed=seed)
+    if len(set(image_ids)) < len(image_ids):
+        rows = np.array([row for row, _ in utterances])
+        metrics |= class_accuracy(speech, images[rows], speech_ids, protocol=protocol, seed=seed)
+        metrics |= _only_map(sen_mean_average_precision(speech, images[rows], speech_ids, protocol=protocol))
+    details = {"images": len(images), "utterances": len(speech), "classes": len(set(image_ids.tolist()))}
+    return list(metrics.values()), details
+
+
+def _only_map(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {found.name: found}
+
+
+def image_embeddings(scored: Any, corpus: Any, split: str) -> np.ndarray:
+    """Return `(N, D)` embeddings of the images of a split by a run's image branch or teacher."""
+    import torch
+
+    from speech2image.config.build import build
+    from speech2image.data.batches import ImageBatches
+    from speech2image.images.pyramid import pyramid
+    from speech2image.training.runs import load_encoder
+
+    branch = load_encoder(scored)[1]
+    if branch is None:
+        node = scored.config["vision"]
+        if "FeatureFile" not in str(node.get("_target_")):
+            raise DataError(f"{scored.path} has no image branch, so images cannot be retrieved with it")
+        return build(node).read(corpus, split).mean(axis=1)
+    px = scored.config["data"]["image_px"]
+    rows = []
+    batches = ImageBatches(corpus, split, 64, px)
+    with torch.no_grad():
+        for step in range(len(batches)):
+            rows.append(branch(pyramid(batches[step]["image"], (px,)).levels[0]).float().numpy())
+    return np.concatenate(rows)
+
+
+# ---- generators -------------------------------------------------------------------------------
+def evaluate_generator(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return accuracy of attributes and FID, IS, KID of the images a generator paints."""
+    from speech2image.metrics.attributes import attribute_accuracy
+    from speech2image.metrics.imageset import ImageSet, common_size, read_generated
+    from speech2image.metrics.networks import inception_network, probe_network
+    from speech2image.metrics.scores import image_scores
+
+    settings = scored.config
+    front_end = _front_end_of(scored, config)
+    corpus = open_corpus(settings["data"], front_end, config["paths"])
+    folder = Path(config["images"] or scored.path / "generated" / config["split"])
+    if not (folder / "manifest.jsonl").is_file() and config["images"] is None:
+        _generate_split(scored, config)
+    known = [utterance.key for _, utterance in corpus.utterances(config["split"])]
+    generated = read_generated(folder, known)
+    metrics: list[Any] = []
+    real = real_arrays(corpus, config["split"], settings["data"]["image_px"])
+    if protocol.network == "inception-v3-compat" or config["inception"]:
+        network = inception_network(Path(config["paths"]["weights"]))
+        if config["inception"]:
+            from speech2image.metrics.protocol import get_protocol
+
+            scores = image_scores(generated.files, real, protocol=get_protocol("clean"), network=network)
+            metrics += scores.values()
+    if protocol.network == "probe":
+        probe, probe_metrics = corpus_probe(corpus, settings["data"]["image_px"], protocol)
+        metrics += probe_metrics
+        spoken = [dict(attributes or {}) for attributes in generated.column("attributes")]
+        if any(set(said) & set(probe.classes) for said in spoken):
+            arrays = ImageSet(generated.files, common_size(generated.files)).array()
+            metrics += attribute_accuracy(
+                probe.predict(arrays), probe.classes, spoken, protocol=protocol,
+                groups=generated.column("class_id"), seed=config["seed"],
+            ).values()  # fmt: skip
+        network = probe_network(probe)
+    if not config["inception"] or protocol.network == "probe":
+        metrics += image_scores(generated.files, real, protocol=protocol, network=network).values()
+    details = {"generated": len(generated.files), "real": len(real), "folder": str(folder)}
+    return metrics, details
+
+
+def _front_end_of(scored: Any, config: dict[str, Any]) -> str:
+    from speech2image.training.fit import resolve_condition
+
+    condition = resolve_condition({**scored.config, "paths": config["paths"]})
+    assert condition is not None
+    return condition.front_end
+
+
+def _generate_split(scored: Any, config: dict[str, Any]) -> None:
+    from speech2image.app.generate import generate
+
+    asked = {"speech": None, "text": None, "voice": None, "num_images": 1, "out": None, "seed": 100}
+    generate(scored, {**asked, "split": config["split"], "max_utterances": None, "paths": config["paths"]})
+
+
+def real_arrays(corpus: Any, split: str, image_px: int) -> np.ndarray:
+    """Return the real images of a split, centre crops, `(N, S, S, 3)` uint8."""
+    from speech2image.data.batches import ImageBatches
+
+    batches = ImageBatches(corpus, split, 64, image_px)
+    parts = [batches[step]["image"].permute(0, 2, 3, 1).numpy() for step in range(len(batches))]
+    return np.concatenate(parts)
+
+
+def corpus_probe(corpus: Any, image_px: int, protocol: Any) -> tuple[Any, list[Any]]:
+    """Return the probe of a corpus, trained once on its real training images, and its own accuracy."""
+    from speech2image.metrics.probe import Probe, rotation_task, train_probe
+
+    path = corpus.folder / f"probe_{image_px}px.safetensors"
+    train = real_arrays(corpus, "train", image_px).transpose(0, 3, 1, 2)
+    labels, classes = _labels(corpus, "train", protocol)
+    supervised = bool(classes)
+    if not supervised:
+        train, labels, classes = rotation_task(train)
+    if path.is_file():
+        probe = Probe.load(path)
+    else:
+        probe = train_probe(train, labels, classes)
+        probe.save(path)
+    metrics: list[Any] = []
+    if supervised and "class" not in classes:
+        test = real_arrays(corpus, "test", image_px).transpose(0, 3, 1, 2)
+        test_labels, _ = _labels(corpus, "test", protocol, classes)
+        groups = [record.class_id for record in corpus.records("test")]
+        metrics = list(probe.accuracy(test, test_labels, protocol=protocol, groups=groups).values())
+    return probe, metrics
+
+
+def _labels(
+    corpus: Any, split: str, protocol: Any, classes: dict[str, list[str]] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    records = corpus.records(split)
+    names = [name for name in protocol.attributes if any(name in record.attributes for record in records)]
+    values = [{name: record.attributes.get(name) for name in names} for record in records]
+    if not names and len({record.class_id for record in records}) < len(records):
+        names = ["class"]
+        values = [{"class": record.class_name} for record in records]
+    if classes is None:
+        classes = {name: sorted({str(value[name]) for value in values if value[name] is not None}) for name in names}
+    labels = {}
+    for name in names:
+        number = {value: index for index, value in enumerate(classes[name])}
+        labels[name] = np.array([number.get(str(value[name]), -1) for value in values])
+    return labels, classes
+
+
+# ---- writing ----------------------------------------------------------------------------------
+def write_metrics(
+    out: Path, protocol: Any, split: str, metrics: list[Any], details: dict[str, Any], scored: Any
+) -> Path:
+    """Write `metrics.json` whole or not at all; return it."""
+    from importlib.metadata import version
+
+    content = {
+        "protocol": protocol.name,
+        "split": split,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "metrics": [metric.to_dict() for metric in metrics],
+        "details": {**details, "protocol": protocol.to_dict()},
+        "versions": {name: version(name) for name in ("speech2image", "torch", "torch_fidelity", "torchmetrics")},
+        "weights": {"run": scored.info["run_id"]},
+    }
+    path = out / "metrics.json"
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def table(metrics: list[Any]) -> list[str]:
+    """Return the metrics as aligned lines: value, interval, count, chance."""
+    lines = [f"  {'metric':<28}{'value':>9}  {'95 % interval':<20}{'count':>7}  chance"]
+    for metric in metrics:
+        scale, suffix = (100.0, " %") if metric.unit == "fraction" else (1.0, "")
+        spread = "" if metric.low is None else f"[{metric.low * scale:.4g}, {metric.high * scale:.4g}]"
+        chance = "" if metric.chance is None else f"{metric.chance * scale:.4g}{suffix}"
+        value = f"{metric.value * scale:.4g}{suffix}"
+        lines.append(f"  {metric.name:<28}{value:>9}  {spread:<20}{metric.count:>7}  {chance}")
+    return lines

@@ -1,0 +1,29 @@
+"""`speech2image report`: lay runs side by side in one self-contained page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from speech2image.errors import DataError
+
+
+def run(config: dict[str, Any]) -> None:
+    """Write the page and its tables; print where."""
+    from speech2image.report.page import write_report
+
+    runs = Path(config["paths"]["runs"])
+    asked = config["runs"]
+    if asked == "all":
+        folders = sorted(path.parent for path in runs.glob("*/run.json"))
+        if not folders:
+            raise DataError(f"there is no run below {runs}/", "Train one: speech2image train")
+    else:
+        names = [asked] if isinstance(asked, str) else asked
+        folders = [Path(name) if Path(name).is_dir() else runs / name for name in names]
+    out = Path(config["out"]) if config["out"] else runs / "reports" / _name(folders, asked == "all")
+    print(write_report(folders, out, config["title"], config["num_utterances"]))
+
+
+def _name(folders: list[Path], is_all: bool) -> str:
+    return "all" if is_all else "+".join(folder.name for folder in folders)[:100]

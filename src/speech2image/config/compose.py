@@ -1,0 +1,138 @@
+"""Find the Hydra tree, make overrides tolerant, and turn Hydra's complaints into ours.
+
+A plain `key=value` is passed on as `++key=value`: unknown keys then reach `validate.py`, which
+reports all of them together with every other problem.  Group choices are checked here, so that an
+unknown experiment is answered with the nearest names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
+
+
+_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+
+
+def conf_dir() -> Path:
+    """Return the Hydra tree: $SPEECH2IMAGE_CONF, the repository's `conf/`, or the installed copy."""
+    candidates = [
+        Path(os.environ["SPEECH2IMAGE_CONF"]) if "SPEECH2IMAGE_CONF" in os.environ else None,
+        Path(__file__).resolve().parents[3] / "conf",
+        Path(sys.prefix) / "share" / "speech2image" / "conf",
+    ]
+    for candidate in candidates:
+        if candidate is not None and (candidate / "train.yaml").is_file():
+            return candidate
+    looked = ", ".join(str(candidate) for candidate in candidates if candidate)
+    raise ConfigError(
+        f"the configuration tree was not found; looked in: {looked}",
+        "Set SPEECH2IMAGE_CONF to the folder that holds train.yaml.",
+    )
+
+
+def choices(group: str) -> list[str]:
+    """Return the option names of a group, sorted."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def prepare_overrides(arguments: Sequence[str]) -> list[str]:
+    """Check group choices and let unknown keys through to validation.
+
+    Raises:
+        ConfigError: a word that is no override, or an option a group does not have.
+    """
+    tree, prepared, problems = conf_dir(), [], []
+    previous = ""
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        plain = key.lstrip("+~")
+        previous, flag = argument, previous
+        if argument.startswith(("-", "~")) or flag in _FLAGS_WITH_VALUE:
+            prepared.append(argument)
+        elif not equals:
+            problems.append(f"{argument!r}: found a lone word, expected key=value")
+        elif (tree / plain).is_dir():
+            problems += [_unknown_choice(plain, name) for name in _names(value) if not _has(tree, plain, name)]
+            prepared.append(argument)
+        elif key != plain or plain.startswith("hydra"):
+            prepared.append(argument)
+        else:
+            prepared.append(f"++{argument}")
+    if problems:
+        raise ConfigError("\n".join(problems), "See the choices with: speech2image <verb> --help")
+    return prepared
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def _names(value: str) -> list[str]:
+    return [name for name in value.strip("[]").split(",") if name and name != "null"]
+
+
+def _has(tree: Path, group: str, name: str) -> bool:
+    if group.startswith("hydra/"):
+        return True
+    return (tree / group / f"{name}.yaml").is_file()
+
+
+def _unknown_choice(group: str, name: str) -> str:
+    known = choices(group)
+    near = nearest_names(name, known)
+    hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return f"{group}={name}: there is no such {group}; {hint}"
+
+
+def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any]], None]) -> None:
+    """Compose `<verb>.yaml` with the overrides and call `task` with plain, resolved containers.
+
+    `--cfg job`, `--info`, `-m` and the rest of Hydra's own flags work as everywhere.
+
+    Raises:
+        ConfigError: Hydra could not compose; the message is Hydra's first lines.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    prepared = prepare_overrides(arguments)
+    failures: list[Speech2ImageError] = []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's printer
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
+    def call(config: DictConfig) -> None:
+        try:
+            task(to_plain(config))
+        except ValueError as error:  # a bug of ours, not of the composition: keep its traceback
+            raise RuntimeError(str(error)) from error
+        except Speech2ImageError as error:  # kept: the other jobs of a sweep still run
+            failures.append(error)
+            if _is_sweep(arguments):
+                print(f"speech2image: {error}", file=sys.stderr)
+
+    def to_plain(config: DictConfig) -> dict[str, Any]:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
+
+    saved = sys.argv
+    sys.argv = [f"speech2image {verb}", *prepared]
+    try:
+        call()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ConfigError("\n".join(lines[:4]), f"See: speech2image {verb} --help") from None
+    finally:
+        sys.argv = saved
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise ConfigError(f"{len(failures)} jobs of the sweep failed", "Their messages stand above.")

@@ -1,0 +1,85 @@
+"""The keys at the root of each verb's configuration that are not groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_OPTIONAL_TEXT: tuple[type, ...] = (str, type(None))
+
+#: Verb: key: accepted types.
+ROOT_FIELDS: dict[str, dict[str, Any]] = {
+    "prepare": {"verify": bool},
+    "train": {"name": str, "stage": str, "seed": int, "validate_only": bool},
+    "embed": {"run": _OPTIONAL_TEXT, "split": str, "out": _OPTIONAL_TEXT},
+    "generate": {
+        "run": _OPTIONAL_TEXT,
+        "speech": _OPTIONAL_TEXT,
+        "text": _OPTIONAL_TEXT,
+        "voice": _OPTIONAL_TEXT,
+        "num_images": int,
+        "out": _OPTIONAL_TEXT,
+        "split": str,
+        "seed": int,
+        "max_utterances": (int, type(None)),
+    },
+    "evaluate": {
+        "run": _OPTIONAL_TEXT,
+        "images": _OPTIONAL_TEXT,
+        "split": str,
+        "seed": int,
+        "inception": bool,
+    },
+    "report": {"runs": (list, str), "out": _OPTIONAL_TEXT, "title": _OPTIONAL_TEXT, "num_utterances": int},
+    "import": {
+        "system": _OPTIONAL_TEXT,
+        "checkpoint": _OPTIONAL_TEXT,
+        "discriminators": list,
+        "image_checkpoint": _OPTIONAL_TEXT,
+        "encoder_run": _OPTIONAL_TEXT,
+        "name": _OPTIONAL_TEXT,
+    },
+}
+
+#: Verb: key: what it means (shown by `--help`).
+ROOT_HELP: dict[str, dict[str, str]] = {
+    "prepare": {"verify": "read every stored array back and compare its hash"},
+    "train": {
+        "name": "first part of the run's name",
+        "stage": "encoder or gan",
+        "seed": "root of every random draw",
+        "validate_only": "build everything, print sizes, train nothing",
+    },
+    "embed": {"run": "folder of a trained encoder", "split": "train, val, test or all", "out": "file to write"},
+    "generate": {
+        "run": "folder of a trained generator",
+        "speech": "a wav file of any rate and channel count, or a folder of them",
+        "text": "a sentence that is spoken first",
+        "voice": "voice for `text`; null: chosen by the text",
+        "num_images": "images an utterance, each with its own noise",
+        "out": "folder to write; null: below the run",
+        "split": "without speech and text: the utterances of this split",
+        "seed": "root of the noise",
+        "max_utterances": "at most this many utterances of the split; null: all",
+    },
+    "evaluate": {
+        "run": "folder of a trained encoder or generator",
+        "images": "a folder of generated images with its manifest.jsonl",
+        "split": "split that is scored",
+        "seed": "root of bootstrap and control draws",
+        "inception": "also FID, IS and KID with the published Inception network",
+    },
+    "report": {
+        "runs": "run folders, or all",
+        "out": "folder to write; null: reports/<ids>",
+        "title": "title of the page",
+        "num_utterances": "utterances shown side by side",
+    },
+    "import": {
+        "system": "stackgan_v2, li_et_al or sen",
+        "checkpoint": "released file: netG_*.pth, epoch_*.pth or best_audio_model.pth",
+        "discriminators": "released netD*.pth files (stackgan_v2)",
+        "image_checkpoint": "released best_image_model.pth (sen)",
+        "encoder_run": "encoder whose embeddings the generator expects (stackgan_v2)",
+        "name": "first part of the run's name",
+    },
+}

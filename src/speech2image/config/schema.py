@@ -1,0 +1,349 @@
+"""One typed dataclass for each configuration group.
+
+Each field carries its default, a sentence, and where it has them a unit, a range or its choices;
+`validate.py` checks a composed configuration against them, and `--help` prints them.  Variants of
+a group are told apart by `_target_`; the fields of a variant equal the constructor arguments of
+its target, letter for letter (a test compares them).  No torch and no Hydra here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+) -> Any:
+    """Declare one field: default, sentence, unit, inclusive range, choices."""
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# ---- data -------------------------------------------------------------------------------------
+@dataclass
+class MakeBirdsConfig:
+    """How many birds are drawn for `spoken_birds`."""
+
+    seed: int = option(0, "root of every draw of the corpus", low=0)
+    num_train_species: int = option(200, "species seen in training", low=2, high=5000)
+    num_test_species: int = option(60, "unseen species, other combinations of colours", low=1, high=2000)
+    images_per_species: int = option(8, "drawings a species", low=1, high=1000)
+    captions_per_image: int = option(4, "captions written for each image", low=1, high=10)
+    image_px: int = option(128, "side of the drawings", unit="px", low=64, high=1024)
+
+
+@dataclass
+class MakeDigitsConfig:
+    """How `spoken_digits` pairs recordings with handwritten digits."""
+
+    seed: int = option(0, "root of the pairing", low=0)
+    recordings: str | None = option(
+        None, "folder of <digit>_<speaker>_<take>.wav files; null: espeak-ng speaks them"
+    )
+
+
+@dataclass
+class DataConfig:
+    """A corpus, where it lies and how it is prepared."""
+
+    name: str = option(
+        "spoken_birds",
+        "which reader",
+        choices=("spoken_birds", "spoken_digits", "cub200", "flickr8k"),
+    )
+    root: str | None = option(None, "folder of the corpus in its official layout")
+    image_px: int = option(64, "side of the largest image a model sees", unit="px", low=16, high=1024)
+    max_captions: int = option(4, "captions used (and spoken) of each image", low=1, high=10)
+    val_classes: int = option(0, "training classes held out for validation", low=0, high=1000)
+    speak: str | None = option(
+        "espeak", "engine for captions without a recording; null: skip them", choices=("espeak", "tacotron2", None)
+    )
+    on_error: str = option("raise", "damaged items: stop, or quarantine and go on", choices=("raise", "skip"))
+    make: dict[str, Any] | None = option(None, "how an embedded corpus is made; null: it is read")
+
+
+# ---- audio ------------------------------------------------------------------------------------
+@dataclass
+class AudioConfig:
+    """An acoustic front end."""
+
+    name: str = option(
+        "s2igan", "published recipe", choices=("li_et_al", "li_et_al_masked", "s2igan", "from_encoder")
+    )
+
+
+# ---- encoders and image branches --------------------------------------------------------------
+@dataclass
+class CnnRnnConfig:
+    """Li et al.: convolutions and a bidirectional LSTM."""
+
+    mel_dim: int = option(40, "mel bands", low=1, high=512)
+    width: int = option(1024, "channels of the last convolution; all others scale with it", low=16, high=4096)
+    bidirectional: bool = option(True, "LSTM in both directions")
+    pool: str = option("mean", "mean over valid steps, or over all 32 as released", choices=("mean", "mean_padded"))
+
+
+@dataclass
+class ConvGruConfig:
+    """S2IGAN's speech encoder (SEN): convolutions, bidirectional GRU, attention."""
+
+    mel_dim: int = option(40, "mel bands", low=1, high=512)
+    hidden_channels: int = option(64, "channels of the first convolution", low=1, high=4096)
+    out_channels: int = option(128, "channels of the second convolution", low=1, high=4096)
+    rnn_dim: int = option(512, "GRU units a direction; the embedding has twice as many", low=4, high=4096)
+    rnn_layers: int = option(2, "GRU layers", low=1, high=8)
+    attention_dim: int = option(128, "hidden units of the attention", low=1, high=4096)
+    attention_heads: int = option(1, "attention heads", low=1, high=16)
+    mask_attention: bool = option(True, "padded steps take no attention; false: as released")
+
+
+@dataclass
+class FromRunConfig:
+    """A generator's condition: the embeddings of a trained encoder."""
+
+    run: str = option("auto", "encoder run folder; auto: the newest finished one on this corpus")
+
+
+@dataclass
+class PublishedEmbeddingsConfig:
+    """A generator's condition: released embedding pickles, (images, captions, D)."""
+
+    train: str | None = option(None, "speech_embeddings_train.pickle")
+    test: str | None = option(None, "speech_embeddings_test.pickle")
+
+
+@dataclass
+class NoneConfig:
+    """Nothing chosen in this group."""
+
+
+@dataclass
+class ConvBranchConfig:
+    """A small image branch trained from scratch, for the embedded corpora."""
+
+    embed_dim: int = option(256, "embedding size; must equal the encoder's", low=4, high=4096)
+    width: int = option(32, "channels of the first convolution", low=4, high=512)
+    image_px: int = option(64, "side of the images it sees", unit="px", low=16, high=512)
+
+
+@dataclass
+class InceptionBranchConfig:
+    """S2IGAN's image branch: frozen Inception-v3 and one linear layer."""
+
+    embed_dim: int = option(1024, "embedding size; must equal the encoder's", low=4, high=4096)
+    weights_path: str | None = option(None, "torchvision's inception_v3 weights, a local file")
+
+
+@dataclass
+class TorchvisionTeacherConfig:
+    """A frozen torchvision network whose pooled features teach the encoder."""
+
+    network: str = option("googlenet", "torchvision classification network")
+    weights_path: str | None = option(None, "its weights, a local file")
+    sha256: str | None = option(None, "expected hash (or its beginning) of the file")
+
+
+@dataclass
+class FeatureFileConfig:
+    """Teacher features from a file in the published layout, (images, views, D)."""
+
+    train: str | None = option(None, "pickle of training features")
+    test: str | None = option(None, "pickle of test features")
+
+
+@dataclass
+class ClassTeacherConfig:
+    """A small network trained first on the classes of the training images, then frozen."""
+
+    feature_dim: int = option(256, "pooled features; must equal the encoder's embedding", low=4, high=4096)
+    width: int = option(32, "channels of the first convolution", low=4, high=512)
+    image_px: int = option(64, "side of the images it sees", unit="px", low=16, high=512)
+    train_steps: int = option(400, "steps of its training", low=1, high=1_000_000)
+
+
+# ---- generators -------------------------------------------------------------------------------
+@dataclass
+class StackGeneratorConfig:
+    """StackGAN-v2's generator and its discriminators."""
+
+    condition_dim: int = option(128, "conditioning augmentation: size of c", low=2, high=4096)
+    noise_dim: int = option(100, "size of the noise z", low=1, high=4096)
+    gf_dim: int = option(64, "width of the generator", low=4, high=512)
+    df_dim: int = option(64, "width of the discriminators", low=4, high=512)
+    num_stages: int = option(3, "stages: one to three", low=1, high=3)
+    num_residual: int = option(2, "residual blocks of each later stage", low=0, high=8)
+    base_px: int = option(64, "side of the first stage's image", unit="px", choices=(16, 32, 64))
+
+
+# ---- losses -----------------------------------------------------------------------------------
+@dataclass
+class LiLossConfig:
+    """Li et al.: joint embedding, L1 and distillation."""
+
+    objective: str = option("li_et_al", "which recipe", choices=("li_et_al",))
+    diff_weight: float = option(1.0, "joint embedding, pairs of different classes", low=0)
+    same_weight: float = option(0.1, "joint embedding, pairs of one class", low=0)
+    l1_weight: float = option(5.0, "normalised L1", low=0)
+    distill_weight: float = option(1000.0, "distillation", low=0)
+    temperature: float = option(2.0, "softening of the teacher", low=0.01)
+    direction: str = option("column", "margin of the joint embedding", choices=("column", "row", "both"))
+
+
+@dataclass
+class SenLossConfig:
+    """S2IGAN: matching and distinctive losses."""
+
+    objective: str = option("s2igan", "which recipe", choices=("s2igan",))
+    match_weight: float = option(1.0, "matching loss, both directions", low=0)
+    distinctive_weight: float = option(1.0, "shared classifier on image and speech", low=0)
+    gamma: float = option(10.0, "inverse temperature of the matching loss", low=0.01)
+
+
+@dataclass
+class StackLossConfig:
+    """StackGAN-v2's loss terms."""
+
+    objective: str = option("stackgan_v2", "which recipe", choices=("stackgan_v2",))
+    uncond_weight: float = option(1.0, "unconditional terms", low=0)
+    kl_weight: float = option(2.0, "conditioning augmentation", low=0)
+    colour_weight: float = option(0.0, "colour consistency between stages", low=0)
+    class_aware_weight: float = option(0.0, "Li et al.'s class-aware term", low=0)
+    semantic_weight: float = option(0.0, "matching of painted image and speech (needs an image branch)", low=0)
+    ema_decay: float = option(0.999, "moving average of the generator", low=0, high=1)
+    ema_warmup: bool = option(False, "let the average follow faster in the first steps")
+    reset_live_to_ema_every: int | None = option(None, "as the released loops do; null: never", low=1)
+
+
+# ---- optimisation and training ----------------------------------------------------------------
+@dataclass
+class OptimConfig:
+    """Adam and its schedule, in steps of the model."""
+
+    lr: float = option(2e-4, "learning rate", low=0, high=1)
+    lr_d: float | None = option(None, "learning rate of the discriminators; null: lr", low=0, high=1)
+    betas: list[float] = option([0.5, 0.999], "Adam's betas")
+    weight_decay: float = option(0.0, "L2 penalty, inside Adam as published", low=0, high=1)
+    schedule: str = option("constant", "learning-rate schedule", choices=("constant", "step", "cosine", "one_cycle"))
+    decay_every: int | None = option(None, "step schedule: steps between decays", low=1)
+    decay_factor: float = option(0.5, "step schedule: factor of a decay", low=0, high=1)
+    warmup_steps: int = option(0, "linear rise at the start", low=0)
+
+
+@dataclass
+class TrainerConfig:
+    """Length, batch, device."""
+
+    max_steps: int = option(1000, "batches seen by the model", low=1)
+    batch_size: int = option(32, "images a step, over all devices", low=2, high=65536)
+    accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
+    precision: str = option("32-true", "Lightning's precision name", choices=("32-true", "bf16-mixed"))
+    num_workers: int = option(0, "loader processes; 0 suits the memory-mapped store", low=0, high=256)
+    val_every: int = option(250, "steps between validations", low=1)
+    log_every: int = option(25, "steps between journal lines", low=1)
+    deterministic: bool = option(False, "ask torch for deterministic kernels")
+    random_captions: bool = option(True, "draw one caption an image each step; false: the first")
+
+
+@dataclass
+class SampleGridConfig:
+    """Grids of the same held-out utterances with the same noise."""
+
+    every: int = option(250, "steps between grids; 0: never", low=0)
+    num_utterances: int = option(16, "utterances in the grid", low=1, high=256)
+
+
+@dataclass
+class CheckpointConfig:
+    """When a run is saved."""
+
+    every: int = option(500, "steps between checkpoints", low=1)
+    keep: int = option(2, "checkpoints kept", low=1, high=1000)
+    resume: str = option("auto", "continue an unfinished run of the same id", choices=("auto", "never"))
+
+
+@dataclass
+class CallbacksConfig:
+    """What happens beside training."""
+
+    sample_grid: SampleGridConfig = option({}, "sample grids")
+    checkpoint: CheckpointConfig = option({}, "checkpoints")
+    progress: bool = option(True, "progress bar with rate and remaining time")
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: str = option("offline", "offline keeps everything on disk", choices=("offline", "online", "disabled"))
+    project: str = option("speech2image", "project name")
+    entity: str | None = option(None, "team or user")
+
+
+@dataclass
+class LoggerConfig:
+    """Loggers beside the local journal, which is always written."""
+
+    wandb: WandbConfig = option({}, "Weights & Biases")
+
+
+@dataclass
+class PathsConfig:
+    """Where things lie; never part of a run's name."""
+
+    data: str = option("data", "corpora")
+    cache: str = option("cache", "prepared corpora")
+    runs: str = option("runs", "run folders")
+    weights: str = option("weights", "pretrained weight files")
+
+
+# ---- evaluation -------------------------------------------------------------------------------
+@dataclass
+class ProtocolConfig:
+    """A named evaluation protocol."""
+
+    name: str = option("auto", "protocol; auto: the embedded corpus's own, else offline")
+
+
+#: Schema of a group by `_target_` (None: groups without one).
+VARIANTS: dict[str, dict[str | None, type]] = {
+    "data": {None: DataConfig},
+    "audio": {None: AudioConfig},
+    "encoder": {
+        "speech2image.speech.cnn_rnn.CnnRnn": CnnRnnConfig,
+        "speech2image.speech.conv_gru.ConvGru": ConvGruConfig,
+        "speech2image.training.conditions.FromRun": FromRunConfig,
+        "speech2image.training.conditions.PublishedEmbeddings": PublishedEmbeddingsConfig,
+    },
+    "vision": {
+        None: NoneConfig,
+        "speech2image.vision.branch.ConvBranch": ConvBranchConfig,
+        "speech2image.vision.branch.InceptionBranch": InceptionBranchConfig,
+        "speech2image.vision.teacher.TorchvisionTeacher": TorchvisionTeacherConfig,
+        "speech2image.training.teachers.FeatureFile": FeatureFileConfig,
+        "speech2image.training.teachers.ClassTeacher": ClassTeacherConfig,
+    },
+    "generator": {
+        None: NoneConfig,
+        "speech2image.gan.stackgan.StackGenerator": StackGeneratorConfig,
+    },
+    "loss": {
+        "li_et_al": LiLossConfig,
+        "s2igan": SenLossConfig,
+        "stackgan_v2": StackLossConfig,
+    },
+    "optim": {None: OptimConfig},
+    "trainer": {None: TrainerConfig},
+    "callbacks": {None: CallbacksConfig},
+    "logger": {None: LoggerConfig},
+    "paths": {None: PathsConfig},
+    "protocol": {None: ProtocolConfig},
+}

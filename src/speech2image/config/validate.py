@@ -1,0 +1,199 @@
+"""Check a composed configuration, all problems in one message, before torch is imported.
+
+Three passes: each group against its dataclass (unknown keys, types, ranges, choices), targets
+against the allow-list, and rules that cross groups.  `check_config` raises one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from speech2image.config.schema import VARIANTS, MakeBirdsConfig, MakeDigitsConfig
+from speech2image.errors import ConfigError, nearest_names
+
+#: Only names below these are ever instantiated (house rule, section 5).
+ALLOWED_TARGETS = ("speech2image.", "torch.optim.", "torch.nn.")
+
+_MAKERS: dict[str, type] = {"spoken_birds": MakeBirdsConfig, "spoken_digits": MakeDigitsConfig}
+
+
+def target_allowed(target: object) -> bool:
+    """Return whether a `_target_` may be instantiated."""
+    return isinstance(target, str) and target.startswith(ALLOWED_TARGETS) and "__" not in target
+
+
+def check_config(config: dict[str, Any], root_fields: dict[str, type | tuple[type, ...]]) -> None:
+    """Check a resolved configuration.
+
+    Args:
+        config: plain containers, all interpolations resolved.
+        root_fields: keys of the root that are not groups, with their types.
+
+    Raises:
+        ConfigError: lists every problem, with the nearest known name for unknown keys.
+    """
+    problems: list[str] = []
+    for key, value in config.items():
+        if key in VARIANTS:
+            problems += _check_group(key, value)
+        elif key in root_fields:
+            expected = root_fields[key]
+            if not isinstance(value, expected) or (isinstance(value, bool) and expected in (int, (int,))):
+                problems.append(f"{key}: found {value!r}, expected {_type_name(expected)}")
+        else:
+            problems.append(_unknown(key, "", [*VARIANTS, *root_fields]))
+    problems += _check_targets(config, "")
+    if not problems:
+        problems += _check_across(config)
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(
+            f"{count} in the configuration:\n{lines}", "See every key with: speech2image <verb> --help"
+        )
+
+
+def _check_group(group: str, value: Any) -> list[str]:
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        return [f"{group}: found {value!r}, expected a group of keys"]
+    variants = VARIANTS[group]
+    tag = value.get("objective") if group == "loss" else value.get("_target_")
+    if tag not in variants:
+        known = [str(name) for name in variants if name]
+        near = nearest_names(str(tag), known)
+        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+        return [f"{group}: no schema for {tag!r}{hint}"]
+    rest = {key: item for key, item in value.items() if key != "_target_"}
+    problems = check_fields(rest, variants[tag], group)
+    if group == "data" and isinstance(value.get("make"), dict) and value.get("name") in _MAKERS:
+        problems += check_fields(value["make"], _MAKERS[str(value["name"])], "data.make")
+    return problems
+
+
+def check_fields(value: dict[str, Any], schema: type, path: str) -> list[str]:
+    """Return the problems of one mapping against one dataclass."""
+    hints = typing.get_type_hints(schema)
+    fields = {item.name: item for item in dataclasses.fields(schema)}
+    problems = []
+    for key, item in value.items():
+        where = f"{path}.{key}"
+        if key not in fields:
+            problems.append(_unknown(key, f"{path}.", list(fields)))
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(item, dict):
+                problems += check_fields(item, typing.cast(type, hints[key]), where)
+            else:
+                problems.append(f"{where}: found {item!r}, expected a group of keys")
+        else:
+            problems += _check_value(item, hints[key], fields[key].metadata, where)
+    missing = [name for name in fields if name not in value and not _has_default(fields[name])]
+    return problems + [f"{path}.{name}: missing" for name in missing]
+
+
+def _check_value(value: Any, hint: Any, meta: Any, where: str) -> list[str]:
+    unit = f" {meta['unit']}" if meta.get("unit") else ""
+    if meta.get("choices"):
+        if value not in meta["choices"]:
+            near = nearest_names(str(value), [str(choice) for choice in meta["choices"]], 1)
+            hint_text = f"; did you mean {near[0]!r}?" if near else ""
+            known = ", ".join("null" if choice is None else str(choice) for choice in meta["choices"])
+            return [f"{where}: found {value!r}, expected one of: {known}{hint_text}"]
+        return []
+    if not _matches(value, hint):
+        return [f"{where}: found {value!r}, expected {_type_name(hint)}"]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = meta.get("low"), meta.get("high")
+        if value != value or (low is not None and value < low) or (high is not None and value > high):
+            bounds = f"{'' if low is None else f'at least {low:g}'}{' and ' if None not in (low, high) else ''}"
+            bounds += "" if high is None else f"at most {high:g}"
+            return [f"{where}: found {value!r}{unit}, expected {bounds or 'a number'}{unit}"]
+    return []
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, part) for part in typing.get_args(hint))
+    if hint is Any:
+        return True
+    if hint is type(None):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if origin is list:
+        return isinstance(value, list) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    return isinstance(value, hint)
+
+
+def _check_targets(node: Any, path: str) -> list[str]:
+    problems = []
+    if isinstance(node, dict):
+        for key, item in node.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key == "_target_" and item is not None and not target_allowed(item):
+                allowed = ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
+                problems.append(f"{where}: {item!r} may not be instantiated; allowed: {allowed}")
+            problems += _check_targets(item, where)
+    elif isinstance(node, list):
+        for index, item in enumerate(node):
+            problems += _check_targets(item, f"{path}[{index}]")
+    return problems
+
+
+def _check_across(config: dict[str, Any]) -> list[str]:
+    problems = []
+    generator, data = config.get("generator") or {}, config.get("data") or {}
+    if generator.get("_target_") and data:
+        largest = generator["base_px"] * 2 ** (generator["num_stages"] - 1)
+        if largest != data["image_px"]:
+            problems.append(
+                f"data.image_px: found {data['image_px']} px, but the generator paints {largest} px "
+                f"(generator.base_px {generator['base_px']} x 2^(num_stages {generator['num_stages']} - 1))"
+            )
+    loss = config.get("loss") or {}
+    if config.get("stage") == "gan":
+        if loss.get("objective") != "stackgan_v2":
+            problems.append(f"loss.objective: {loss.get('objective')!r} cannot train a generator (stage=gan)")
+        if not generator.get("_target_"):
+            problems.append("generator: none chosen, but stage=gan needs one (generator=stackgan_v2)")
+        if not str((config.get("encoder") or {}).get("_target_", "")).startswith("speech2image.training."):
+            problems.append("encoder: stage=gan takes its condition from a trained encoder (encoder=from_run)")
+    elif config.get("stage") == "encoder" and loss.get("objective") == "stackgan_v2":
+        problems.append("loss.objective: 'stackgan_v2' cannot train a speech encoder (stage=encoder)")
+    betas = (config.get("optim") or {}).get("betas")
+    if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
+        problems.append(f"optim.betas: found {betas!r}, expected two numbers in [0, 1)")
+    return problems
+
+
+def _has_default(item: dataclasses.Field[Any]) -> bool:
+    return item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
+
+
+def _unknown(key: object, prefix: str, known: list[str]) -> str:
+    near = nearest_names(str(key), known, 1)
+    hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+    return f"{prefix}{key}: unknown key{hint}"
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    parts = hint if isinstance(hint, tuple) else typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        return "a list"
+    if typing.get_origin(hint) is dict:
+        return "a group of keys"
+    return " or ".join(_type_name(part) for part in parts) or str(hint)

@@ -1,0 +1,67 @@
+"""Open a corpus from its configuration: make it, scan it, prepare it as far as needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from speech2image.data.corpus import Corpus
+from speech2image.data.manifest import Manifest
+
+
+def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Corpus:
+    """Make, scan and prepare a corpus as far as needed, and open it."""
+    from speech2image.audio.features import make_front_end
+    from speech2image.data.prepare import prepare_corpus
+
+    manifest = scan(data)
+    return prepare_corpus(
+        manifest,
+        cache_folder(data, front_end_name, paths),
+        make_front_end(front_end_name),
+        image_px=data["image_px"],
+        speak=data["speak"],
+        max_captions=data["max_captions"],
+        on_error=data["on_error"],
+    )
+
+
+def cache_folder(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Path:
+    """Return the folder of the prepared corpus: one for each way to prepare it."""
+    defining = {key: data[key] for key in ("name", "image_px", "max_captions", "val_classes", "speak", "make")}
+    defining |= {"root": str(Path(data["root"]).resolve()), "audio": front_end_name}
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    return Path(paths["cache"]) / f"{data['name']}-{data['image_px']}px-{front_end_name}-{digest}"
+
+
+def scan(data: dict[str, Any]) -> Manifest:
+    """Read the layout of a corpus; embedded corpora are made first where they are missing."""
+    root = Path(data["root"])
+    if data["name"] == "spoken_birds":
+        from speech2image.data.birds import make_spoken_birds
+        from speech2image.data.cub import scan_cub
+
+        if data["make"] is not None:
+            make_spoken_birds(root, **data["make"])
+        return _named(scan_cub(root, data["on_error"], data["val_classes"]), "spoken_birds")
+    if data["name"] == "spoken_digits":
+        from speech2image.data.digits import make_spoken_digits, scan_spoken_digits
+
+        if data["make"] is not None:
+            recordings = data["make"]["recordings"]
+            make_spoken_digits(root, Path(recordings) if recordings else None, data["make"]["seed"])
+        return scan_spoken_digits(root)
+    if data["name"] == "cub200":
+        from speech2image.data.cub import scan_cub
+
+        return scan_cub(root, data["on_error"], data["val_classes"])
+    from speech2image.data.flickr8k import scan_flickr8k
+
+    return scan_flickr8k(root, data["on_error"])
+
+
+def _named(manifest: Manifest, name: str) -> Manifest:
+    return dataclasses.replace(manifest, corpus=name)

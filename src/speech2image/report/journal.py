@@ -1,0 +1,153 @@
+"""Reads journals: the append-only JSON lines a training run leaves behind.
+
+Here are the curves of a run as arrays, made from lines that may be cut at the end (a killed run)
+or repeated (a run resumed from an earlier step).  Drawing them is in `curves.py`; everything else
+of a run folder is read in `collect.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NOT_SCALARS = frozenset({"step", "time", "kind", "epoch"})
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scalar over training steps.
+
+    Attributes:
+        steps: `(N,)` int64, increasing, each step once.
+        values: `(N,)` float64; NaN where training wrote NaN or infinity.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Everything a journal says.
+
+    Attributes:
+        train: scalar name to its curve, from lines of kind `train`.
+        val: scalar name to its curve, from lines of kind `val`.
+        events: lines of kind `event`, in order.
+        num_lines: readable lines.
+        num_damaged: lines that are no JSON object with a step (usually one, cut by a kill).
+        num_repeated: lines whose step was written again later; the later line counts.
+        seconds: time between the first and the last line, or None without times.
+    """
+
+    train: Mapping[str, Curve] = field(default_factory=dict)
+    val: Mapping[str, Curve] = field(default_factory=dict)
+    events: tuple[Mapping[str, Any], ...] = ()
+    num_lines: int = 0
+    num_damaged: int = 0
+    num_repeated: int = 0
+    seconds: float | None = None
+
+
+def read_journal(path: Path) -> Journal:
+    """Read `path`; damaged lines are counted, never fatal.
+
+    Args:    path: `journal.jsonl` of a run folder.
+    Returns: the curves, the events and the counts.
+    Raises:  OSError: `path` cannot be read.
+    """
+    lines, num_damaged = read_json_lines(path)
+    steps = [line for line in lines if _is_number(line.get("step"))]
+    num_damaged += len(lines) - len(steps)
+    train, train_repeated = _curves([line for line in steps if line.get("kind", "train") == "train"])
+    val, val_repeated = _curves([line for line in steps if line.get("kind") == "val"])
+    times = [float(line["time"]) for line in steps if _is_number(line.get("time"))]
+    return Journal(
+        train=train,
+        val=val,
+        events=tuple(line for line in steps if line.get("kind") == "event"),
+        num_lines=len(steps),
+        num_damaged=num_damaged,
+        num_repeated=train_repeated + val_repeated,
+        seconds=max(times) - min(times) if len(times) > 1 else None,
+    )
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read a JSON-lines file; return its objects and the number of lines that are none."""
+    objects: list[dict[str, Any]] = []
+    num_damaged = 0
+    for line in path.read_bytes().splitlines():
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        else:
+            num_damaged += 1
+    return objects, num_damaged
+
+
+def smooth(values: np.ndarray, span: float) -> np.ndarray:
+    """Return the exponential moving average of `values` `(N,)`, unbiased at the start.
+
+    Args:
+        values: `(N,)` float64; NaN are skipped and stay NaN.
+        span: number of points over which the weight falls by about e^2, at least 1.
+
+    Source: debiased average as in Adam (Kingma and Ba 2015, section 3).
+
+    >>> smooth(np.array([2.0, 2.0, 2.0]), span=5.0).round(6).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    decay = 1.0 - 2.0 / (max(span, 1.0) + 1.0)
+    smoothed = np.full(len(values), np.nan)
+    total, weight = 0.0, 0.0
+    for position, value in enumerate(values):
+        if math.isfinite(value):
+            total = decay * total + (1.0 - decay) * float(value)
+            weight = decay * weight + (1.0 - decay)
+            smoothed[position] = total / weight
+    return smoothed
+
+
+def thin(curve: Curve, max_points: int) -> Curve:
+    """Return `curve` with at most `max_points` points, each the mean of its neighbours."""
+    if len(curve.steps) <= max_points:
+        return curve
+    edges = np.linspace(0, len(curve.steps), max_points + 1).astype(np.int64)
+    starts, counts = edges[:-1], np.diff(edges)
+    values = np.add.reduceat(curve.values, starts) / counts
+    return Curve(steps=curve.steps[edges[1:] - 1], values=values)
+
+
+def _curves(lines: list[dict[str, Any]]) -> tuple[dict[str, Curve], int]:
+    points: dict[str, dict[int, float]] = {}
+    seen: set[tuple[int, frozenset[str]]] = set()
+    num_repeated = 0
+    for line in lines:
+        scalars = {name: line[name] for name in line if name not in NOT_SCALARS and _is_number(line[name])}
+        mark = (int(line["step"]), frozenset(scalars))
+        num_repeated += mark in seen
+        seen.add(mark)
+        for name, value in scalars.items():
+            number = float(value)
+            points.setdefault(name, {})[mark[0]] = number if math.isfinite(number) else math.nan
+    curves = {}
+    for name, values in points.items():
+        steps = sorted(values)
+        curves[name] = Curve(np.array(steps, dtype=np.int64), np.array([values[step] for step in steps]))
+    return curves, num_repeated
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,260 @@
+"""Writes numbers: formats, the overview of runs, the Markdown table and the CSV file.
+
+Here a metric becomes text, always with its interval, count, chance and protocol.  Own numbers and
+published numbers never share a table.  The HTML forms of these tables are in `template.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from speech2image.report.collect import Metric, Run
+from speech2image.report.published import SOURCES, PublishedTable
+
+_FIRST = ("accuracy", "r@10", "fid", "is", "inception", "kid")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as text: value, interval, count and chance; `best` of its column or `tied` with it."""
+
+    value: str
+    interval: str
+    count: str
+    chance: str
+    note: str
+    exact: str
+    best: bool = False
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric under one protocol over all runs; `cells` holds None where a run lacks it."""
+
+    name: str
+    title: str
+    arrow: str
+    protocol: str
+    split: str
+    cells: tuple[Cell | None, ...]
+
+
+def columns(runs: Sequence[Run]) -> list[Column]:
+    """Lay the metrics of `runs` out as columns; different protocols never share one."""
+    found: dict[tuple[str, str, str, str], dict[int, Metric]] = {}
+    for position, run in enumerate(runs):
+        for metric in run.metrics:
+            found.setdefault(metric.identity, {})[position] = metric
+    made = [_column(by_run, len(runs)) for by_run in found.values()]
+    return sorted(made, key=lambda column: _rank(column.name))
+
+
+def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
+    some = next(iter(by_run.values()))
+    sign = 1.0 if some.higher_is_better else -1.0
+    values = {
+        position: sign * metric.value for position, metric in by_run.items() if metric.value is not None
+    }
+    top = max(values.values(), default=None)
+    leaders = [position for position, value in values.items() if value == top] if len(values) > 1 else []
+    cells: list[Cell | None] = []
+    for position in range(num_runs):
+        metric = by_run.get(position)
+        if metric is None:
+            cells.append(None)
+            continue
+        best = position in leaders
+        tied = bool(leaders) and not best and _overlap(metric, by_run[leaders[0]])
+        cells.append(_cell(metric, best, tied))
+    arrow = "↑" if some.higher_is_better else "↓"
+    return Column(some.name, readable(some.name), arrow, some.protocol, some.split, tuple(cells))
+
+
+def _cell(metric: Metric, best: bool, tied: bool) -> Cell:
+    interval, exact = "", number(metric.value, metric.unit)
+    if metric.low is not None and metric.high is not None:
+        interval = f"[{number(metric.low)}, {number(metric.high)}]"
+        level = f"{metric.level:.0%} " if metric.level else ""
+        exact = f"{metric.value!r} {level}interval {metric.low!r} to {metric.high!r}"
+    return Cell(
+        value=number(metric.value, metric.unit),
+        interval=interval,
+        count="" if metric.count is None else f"n = {metric.count:,}",
+        chance="" if metric.chance is None else f"chance {number(metric.chance, metric.unit)}",
+        note=metric.note,
+        exact=exact,
+        best=best,
+        tied=tied,
+    )
+
+
+def _overlap(one: Metric, other: Metric) -> bool:
+    bounds = (one.low, one.high, other.low, other.high)
+    if any(bound is None for bound in bounds):
+        return False
+    return max(one.low or 0.0, other.low or 0.0) <= min(one.high or 0.0, other.high or 0.0)
+
+
+def _rank(name: str) -> int:
+    lowered = name.lower()
+    mean = lowered.endswith(("mean", "mean_accuracy")) or lowered.startswith("mean")
+    return next((2 * place + (not mean) for place, stem in enumerate(_FIRST) if stem in lowered), 99)
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Return `value` with four significant digits, at least those before the point, and its unit.
+
+    >>> number(0.83456), number(18.374, "%"), number(12345.6), number(None)
+    ('0.8346', '18.37 %', '12,346', 'not a number')
+    """
+    if value is None:
+        return "not a number"
+    size = abs(value)
+    if value == int(value) and size < 1e15:
+        text = f"{int(value):,}"
+    elif size >= 1000:
+        text = f"{value:,.0f}"
+    elif size >= 1e-3:
+        text = f"{value:.4g}"
+    else:
+        text = f"{value:.2e}"
+    return f"{text} {unit}" if unit in ("%", "s", "ms", "px") else text
+
+
+def readable(name: str) -> str:
+    """Return a metric's or scalar's name as a reader says it: underscores become blanks."""
+    short = {"fid": "FID", "kid": "KID", "is": "IS", "map": "mAP", "lr": "learning rate"}
+    return short.get(name.lower(), name.replace("_", " "))
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span in words.
+
+    >>> duration(692), duration(42.4), duration(7322), duration(None)
+    ('11 min 32 s', '42.4 s', '2 h 2 min', '–')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def parameters(value: Any) -> str:
+    """Return parameter counts as text: `generator 1.24 M, discriminators 3.4 M`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if value >= size:
+                return f"{value / size:.3g} {letter}"
+        return str(int(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{readable(str(name))} {parameters(part)}" for name, part in value.items())
+    return "–"
+
+
+def train_seconds(run: Run) -> float | None:
+    """Return the training time of `run` from run.json, else from the times in its journal."""
+    value = run.about.get("train_seconds")
+    return float(value) if isinstance(value, int | float) else run.journal.seconds
+
+
+def train_step(run: Run) -> int | None:
+    """Return the steps `run` was trained for, from run.json, else from its journal."""
+    value = run.about.get("train_step")
+    if isinstance(value, int | float):
+        return int(value)
+    lasts = [int(curve.steps[-1]) for curve in run.journal.train.values() if len(curve.steps)]
+    return max(lasts, default=None)
+
+
+def markdown(
+    title: str, sections: Mapping[str, Sequence[Run]], tables: Mapping[str, PublishedTable | None]
+) -> str:
+    """Return the tables of all corpora as Markdown, published numbers in tables of their own."""
+    lines = [f"# {_plain(title)}", ""]
+    for corpus, runs in sections.items():
+        lines += [f"## {_plain(corpus)}", ""]
+        for stage in dict.fromkeys(run.stage for run in runs):
+            lines += [*_own_lines([run for run in runs if run.stage == stage]), ""]
+        gaps = [f"- {_plain(run.label)}: {_plain(gap)}" for run in runs for gap in run.gaps]
+        lines += [*(["Missing or damaged:", "", *gaps, ""] if gaps else [])]
+        table = tables.get(corpus)
+        if table is not None:
+            lines += [*_published_lines(table), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _own_lines(runs: Sequence[Run]) -> list[str]:
+    made = columns(runs)
+    heads = ["run", "encoder", "generator", "steps", "training time", "parameters"]
+    heads += [f"{column.title} {column.arrow} ({column.protocol}, {column.split})" for column in made]
+    lines = [
+        f"Own numbers, {_plain(runs[0].stage)} runs: value [low, high] (count, chance); best in bold.",
+        "",
+    ]
+    lines += ["| " + " | ".join(map(_plain, heads)) + " |", "|" + " --- |" * len(heads)]
+    for position, run in enumerate(runs):
+        step = train_step(run)
+        words = [run.label, run.encoder or "–", run.generator or "–", "–" if step is None else f"{step:,}"]
+        words += [duration(train_seconds(run)), parameters(run.about.get("parameters"))]
+        cells = [_markdown_cell(column.cells[position]) for column in made]
+        lines.append("| " + " | ".join([*map(_plain, words), *cells]) + " |")
+    return lines
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    value = f"**{cell.value}**" if cell.best else cell.value
+    extra = ", ".join(text for text in (cell.count, cell.chance) if text)
+    return " ".join(text for text in (value, cell.interval, f"({extra})" if extra else "") if text)
+
+
+def _published_lines(table: PublishedTable) -> list[str]:
+    lines = [f"Published numbers, {table.title}. {table.caution}", ""]
+    heads = ["method", "input", *table.metrics, "source", "note"]
+    lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for row in table.rows:
+        name, address = SOURCES[row.source]
+        source = f"[{name}]({address})" if address else name
+        values = [row.values.get(metric, "–") for metric in table.metrics]
+        lines.append("| " + " | ".join([row.method, row.input, *values, source, row.note]) + " |")
+    return lines
+
+
+def comma_separated(runs: Sequence[Run]) -> str:
+    """Return one CSV line a run and metric (a run without metrics: one line), full precision."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        "corpus run_id label stage encoder generator status train_step train_seconds parameters metric value "
+        "low high level count chance unit higher_is_better protocol split note folder".split()
+    )
+    for run in runs:
+        lead = [run.corpus, run.run_id, run.label, run.stage, run.encoder, run.generator]
+        lead += [run.about.get("status", ""), train_step(run), train_seconds(run)]
+        lead += [parameters(run.about.get("parameters"))]
+        for metric in run.metrics or (None,):
+            middle: list[Any] = [""] * 12
+            if metric is not None:
+                middle = [metric.name, metric.value, metric.low, metric.high, metric.level, metric.count]
+                middle += [metric.chance, metric.unit, metric.higher_is_better, metric.protocol]
+                middle += [metric.split, metric.note]
+            writer.writerow([_safe(value) for value in [*lead, *middle, run.path.name]])
+    return buffer.getvalue()
+
+
+def _plain(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _safe(value: Any) -> Any:
+    """Keep spreadsheets from reading text as a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

@@ -1,0 +1,294 @@
+"""Put corpus, models, module, callbacks and Lightning's Trainer together and train one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from speech2image.audio.features import FrontEnd, make_front_end
+from speech2image.config.build import build
+from speech2image.data.batches import EncoderBatches, GanBatches, ImageBatches
+from speech2image.data.corpora import open_corpus
+from speech2image.data.corpus import Corpus
+from speech2image.data.embeddings import Embeddings
+from speech2image.errors import DataError
+from speech2image.hub.weights import save_weights
+from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
+from speech2image.training.checkpoint import load_newest
+from speech2image.training.conditions import FromRun, PublishedEmbeddings, run_embeddings
+from speech2image.training.datamodule import SpeechImageData
+from speech2image.training.encoder_module import EncoderModule
+from speech2image.training.gan_module import GanModule
+from speech2image.training.loggers import Journal, WandbLogger
+from speech2image.training.module import TrainingModule
+from speech2image.training.runs import (
+    Run,
+    build_discriminators,
+    build_generator,
+    build_image_branch,
+    load_encoder,
+    new_info,
+    read_run,
+    write_info,
+)
+from speech2image.training.schedules import make_schedule
+from speech2image.training.teachers import ClassTeacher, FeatureFile, WithTeacher
+
+
+@dataclasses.dataclass
+class ResolvedCondition:
+    """A generator's condition after `auto` is resolved: its encoder's run, or embedding files."""
+
+    run: Run | None
+    files: PublishedEmbeddings | None
+    front_end: str
+
+
+def resolve_condition(config: dict[str, Any]) -> ResolvedCondition | None:
+    """Resolve the encoder of a generator and write its run id into `config`; None for encoders."""
+    if config["stage"] != "gan":
+        return None
+    condition = build(config["encoder"])
+    if isinstance(condition, PublishedEmbeddings):
+        return ResolvedCondition(None, condition, "s2igan")
+    assert isinstance(condition, FromRun)
+    run = condition.resolve(Path(config["paths"]["runs"]), config["data"]["name"])
+    config["encoder"]["run"] = run.info["run_id"]
+    return ResolvedCondition(run, None, run.config["audio"]["name"])
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the run of this folder is trained to its end."""
+    return (folder / "run.json").is_file() and read_run(folder).info.get("status") == "finished"
+
+
+# ---- encoder ----------------------------------------------------------------------------------
+def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
+    """Train a speech encoder; return its run folder."""
+    corpus = open_corpus(config["data"], config["audio"]["name"], config["paths"])
+    front_end = make_front_end(config["audio"]["name"])
+    pl.seed_everything(config["seed"], verbose=False)
+    session = Session(config, name, folder, corpus)
+    vision, teacher_file = _vision(config, corpus, session)
+    module = EncoderModule(
+        build(config["encoder"]), vision,
+        num_classes=len(corpus.class_names), seed=config["seed"], schedule=_schedule(config),
+        **_optim_arguments(config), **config["loss"],
+    )  # fmt: skip
+    train = _encoder_batches(config, corpus, front_end, "train", augment=True)
+    val = _encoder_batches(config, corpus, front_end, _val_split(corpus), augment=False)
+    if teacher_file is not None:
+        train = WithTeacher(train, teacher_file.read(corpus, "train"), config["seed"])
+        val = WithTeacher(val, teacher_file.read(corpus, _val_split(corpus)), config["seed"])
+    start = session.resume(module)
+    steps = config["trainer"]["max_steps"]
+    data = SpeechImageData(train, val, start, steps, (), config["trainer"]["num_workers"])
+    session.info["has_image_branch"] = vision is not None
+    session.info["sentence_dim"] = int(module.encoder.sentence_dim)
+    session.fit(module, data, [])
+    parts = nn.ModuleDict({"encoder": module.encoder})
+    if vision is not None:
+        parts["image_branch"] = vision
+    session.finish(module, parts)
+    return folder
+
+
+def _vision(config: dict[str, Any], corpus: Corpus, session: Session) -> tuple[nn.Module | None, FeatureFile | None]:
+    node = config["vision"]
+    if not node["_target_"]:
+        raise DataError("vision: an encoder is taught by images; none chosen", "Type: vision=conv_branch")
+    if node["_target_"].endswith("FeatureFile"):
+        return None, build(node)
+    vision = build(node) if "weights_path" in node else build_image_branch(node)
+    if isinstance(vision, ClassTeacher) and not session.has_checkpoint():
+        front_end = make_front_end(config["audio"]["name"])
+        batches = _encoder_batches(config, corpus, front_end, "train", augment=True)
+        right = vision.fit(batches, len(corpus.class_names), torch.device("cpu"))
+        session.journal.write(0, "event", teacher_train_accuracy=right)
+    return vision, None
+
+
+def _encoder_batches(
+    config: dict[str, Any], corpus: Corpus, front_end: FrontEnd, split: str, augment: bool
+) -> Any:
+    return EncoderBatches(
+        corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],
+        front_end.pad_value, front_end.pad_frames, min_frames=front_end.min_frames, augment=augment,
+    )  # fmt: skip
+
+
+# ---- generator --------------------------------------------------------------------------------
+def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition) -> Path:
+    """Train StackGAN-v2 on the embeddings of an encoder; return its run folder."""
+    corpus = open_corpus(config["data"], condition.front_end, config["paths"])
+    embeddings = condition_embeddings(condition, corpus, "train")
+    held_out = condition_embeddings(condition, corpus, _val_split(corpus))
+    sentence_dim = embeddings.arrays["sentence"].shape[1]
+    pl.seed_everything(config["seed"], verbose=False)
+    session = Session(config, name, folder, corpus)
+    generator = build_generator(config["generator"], sentence_dim)
+    branch = load_encoder(condition.run)[1] if condition.run and config["loss"]["semantic_weight"] else None
+    if config["loss"]["semantic_weight"] and branch is None:
+        raise DataError(
+            "loss.semantic_weight needs an encoder run with an image branch", "Type: loss.semantic_weight=0"
+        )
+    loss = {key: value for key, value in config["loss"].items() if key != "objective"}
+    module = GanModule(
+        generator, build_discriminators(config["generator"]), noise_dim=config["generator"]["noise_dim"],
+        image_branch=branch, seed=config["seed"], schedule=_schedule(config), **_optim_arguments(config), **loss,
+    )  # fmt: skip
+    trainer = config["trainer"]
+    train = GanBatches(
+        corpus, "train", embeddings, trainer["batch_size"], config["seed"], config["data"]["image_px"]
+    )
+    start = session.resume(module)
+    data = SpeechImageData(train, None, start, trainer["max_steps"], generator.image_sizes, trainer["num_workers"])
+    session.info["sentence_dim"] = sentence_dim
+    session.info["encoder_run"] = condition.run.info["run_id"] if condition.run else None
+    session.fit(module, data, [_sample_grid(config, session, corpus, held_out)])
+    parts = nn.ModuleDict(
+        {"generator": module.inference_module(), "discriminators": nn.ModuleList(module.discriminators)}
+    )
+    session.finish(module, parts)
+    return folder
+
+
+def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: str) -> Embeddings:
+    """Return the embeddings of one split, by run or by file."""
+    if condition.run is not None:
+        return run_embeddings(condition.run, corpus, make_front_end(condition.front_end), split)
+    assert condition.files is not None
+    return condition.files.read(corpus, split)
+
+
+def _sample_grid(config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings) -> SampleGrid:
+    options = config["callbacks"]["sample_grid"]
+    split = _val_split(corpus)
+    utterances = corpus.utterances(split)
+    count = min(options["num_utterances"], len(utterances))
+    picks = np.linspace(0, len(utterances) - 1, count).astype(int)
+    sentences = torch.from_numpy(np.stack([held_out.arrays["sentence"][pick] for pick in picks]))
+    images = ImageBatches(corpus, split, max(1, len(corpus.records(split))), config["data"]["image_px"])[0]["image"]
+    real = images.permute(0, 2, 3, 1).numpy()[[utterances[pick][0] for pick in picks]]
+    noise = torch.from_numpy(
+        np.random.Generator(np.random.Philox(config["seed"])).standard_normal(
+            (count, config["generator"]["noise_dim"]), dtype=np.float32
+        )
+    )
+
+    def paint(module: pl.LightningModule, sentence: Tensor) -> Tensor:
+        assert isinstance(module, GanModule)
+        return module.inference_module()(sentence, noise.to(sentence.device)).images[-1]
+
+    return SampleGrid(session.folder / "samples", sentences, paint, real, options["every"], session.wandb)
+
+
+# ---- both -------------------------------------------------------------------------------------
+def _val_split(corpus: Corpus) -> str:
+    return "val" if corpus.utterances("val") else "test"
+
+
+def _schedule(config: dict[str, Any]) -> Any:
+    optim = config["optim"]
+    return make_schedule(
+        optim["schedule"], config["trainer"]["max_steps"], optim["decay_every"], optim["decay_factor"],
+        optim["warmup_steps"],
+    )  # fmt: skip
+
+
+def _optim_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    optim = config["optim"]
+    arguments = {"lr": optim["lr"], "betas": tuple(optim["betas"])}
+    if config["stage"] == "encoder":
+        return {**arguments, "weight_decay": optim["weight_decay"]}
+    return {**arguments, "lr_d": optim["lr_d"]}
+
+
+class Session:
+    """One training session of one run: its records, its journal, its resume, its Trainer."""
+
+    def __init__(self, config: dict[str, Any], name: str, folder: Path, corpus: Corpus) -> None:
+        self.config, self.name, self.folder = config, name, folder
+        self.checkpoints = folder / "checkpoints"
+        self.state: dict[str, Any] | None = None
+        if config["callbacks"]["checkpoint"]["resume"] == "auto":
+            self.state, damaged = load_newest(self.checkpoints)
+            for line in damaged:
+                print(f"damaged checkpoint left aside: {line}")
+        step = int(self.state["train_step"]) if self.state else 0
+        self.info = self._info(corpus)
+        self.journal = Journal(folder / "journal.jsonl", resume_step=step)
+        self.wandb = WandbLogger(
+            **config["logger"]["wandb"], run_id=name, folder=folder, config=config
+        )  # fmt: skip
+
+    def _info(self, corpus: Corpus) -> dict[str, Any]:
+        config = self.config
+        info = new_info(self.name, config["stage"], config["name"], corpus.manifest.corpus)
+        if self.state is not None and (self.folder / "run.json").is_file():
+            earlier = read_run(self.folder).info
+            info |= {key: earlier[key] for key in ("created", "train_seconds") if key in earlier}
+        info["problems"] = [str(problem.path) for problem in corpus.manifest.problems][:100]
+        info["data_folder"] = str(corpus.folder)
+        return info
+
+    def has_checkpoint(self) -> bool:
+        """Return whether the session continues from a checkpoint."""
+        return self.state is not None
+
+    def resume(self, module: TrainingModule) -> int:
+        """Load the newest checkpoint into `module`, if there is one; return the step to start from."""
+        if self.state is None:
+            return 0
+        module.load_checkpoint_state(self.state)
+        print(f"{self.name}: continuing from step {module.train_step}")
+        return module.train_step
+
+    def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
+        """Train the remaining steps."""
+        config, trainer = self.config, self.config["trainer"]
+        self.info["parameters"] = {
+            part: sum(parameter.numel() for parameter in child.parameters())
+            for part, child in module.named_children()
+        }
+        write_info(self.folder, self.info)
+        saves = config["callbacks"]["checkpoint"]
+        callbacks = [
+            *callbacks,
+            CheckpointWriter(self.checkpoints, saves["every"], saves["keep"]),
+            JournalWriter(
+                self.journal, self.wandb, trainer["log_every"], trainer["max_steps"], config["callbacks"]["progress"]
+            ),
+        ]
+        engine = pl.Trainer(
+            max_epochs=1, accelerator=trainer["accelerator"], devices=1, precision=trainer["precision"],
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            num_sanity_val_steps=0, val_check_interval=min(trainer["val_every"], max(1, len(data.steps))),
+            check_val_every_n_epoch=None, limit_val_batches=1.0 if data.val is not None else 0,
+            deterministic=trainer["deterministic"] or None, callbacks=callbacks,
+        )  # fmt: skip
+        start = time.perf_counter()
+        if len(data.steps):
+            engine.fit(module, datamodule=data)
+        self.info["train_seconds"] += round(time.perf_counter() - start, 2)
+
+    def finish(self, module: TrainingModule, parts: nn.Module) -> None:
+        """Write the weights for use and close the records."""
+        meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
+        save_weights(self.folder / "weights.safetensors", parts.state_dict(), meta)
+        self.info |= {
+            "status": "finished",
+            "train_step": module.train_step,
+            "images_seen": module.images_seen,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_info(self.folder, self.info)
+        self.journal.close()
+        self.wandb.close()

@@ -1,0 +1,293 @@
+"""Training of stacked GANs: discriminators in turn, then the generator, once each a step.
+
+Here: the step of StackGAN-v2 with its loss terms as options, arranged so that the same numbers cost
+less time and memory (separate backward passes, frozen discriminators, gradients freed early).
+Losses are in `losses/`, networks in `gan/`, the average in `ema.py`, counters in `module.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from speech2image.errors import ConfigError
+from speech2image.gan.discriminators import StackDiscriminator
+from speech2image.gan.stackgan import StackGenerator, StackOutput
+from speech2image.losses.adversarial import ImageKind, discriminator_term, generator_term
+from speech2image.losses.class_aware import class_aware_loss
+from speech2image.losses.colour import COVARIANCE_FACTOR, colour_consistency
+from speech2image.losses.kl import kl_to_standard_normal
+from speech2image.training.ema import ExponentialMovingAverage
+from speech2image.training.module import TrainingModule
+
+FROZEN_PREFIX = "image_branch."
+
+
+class GanModule(TrainingModule):
+    """Train a stacked generator against one discriminator per image size.
+
+    Batches are dicts: `sentence` `(B, D)`, `real` and `wrong` (`ImagePyramid` with the generator's
+    sizes), and, for the class-aware and semantic terms, `class_id` `(B,)`; `speech_embedding` `(B, E)`
+    replaces the sentence in the semantic term.
+
+    Args:
+        generator: trained in place.
+        discriminators: one for each size of the generator, smallest first.
+        noise_dim: width of the noise; None: the generator's.
+        lr: learning rate.
+        lr_d: learning rate of the discriminators; None: `lr`.
+        betas: Adam coefficients of every optimizer.
+        weight_decay: L2 penalty of every optimizer.
+        ema_decay: weight of the past in the average of the generator.
+        ema_warmup: let a short run average faster at the start.
+        ema_buffers: `copy` the live batch-norm statistics into the average (published) or `average` them.
+        uncond_weight: weight of the unconditional adversarial terms.
+        kl_weight: weight of the divergence of the condition from a standard normal.
+        colour_weight: weight of colour consistency between neighbouring sizes.
+        class_aware_weight: weight of the class-aware term of Li et al. at each size (their fork: 1).
+        semantic_weight: weight of matching the largest fake image (or the one `image_branch` was built
+            for) to the speech embedding.
+        semantic_gamma: sharpness of that matching.
+        image_branch: frozen image encoder `(B, 3, H, W) -> (B, E)`, needed for the semantic term.
+        reset_live_to_ema_every: overwrite the live generator by its average every so many steps
+            (released code: 2,000; Li et al.: 5,000); None: never.
+        seed: root of the noise.
+        schedule: learning-rate factor of the step.
+    Raises:  ConfigError: sizes of generator and discriminators differ, or the image branch is missing.
+    Source:  StackGAN-v2 `trainer.py` `condGANTrainer`; Li et al. fork; S2IGAN semantic consistency.
+             Differs: live weights are never overwritten unless asked.
+    """
+
+    def __init__(
+        self,
+        generator: StackGenerator,
+        discriminators: Sequence[StackDiscriminator],
+        noise_dim: int | None = None,
+        lr: float = 2e-4,
+        lr_d: float | None = None,
+        betas: Sequence[float] = (0.5, 0.999),
+        weight_decay: float = 0.0,
+        ema_decay: float = 0.999,
+        ema_warmup: bool = False,
+        ema_buffers: Literal["copy", "average"] = "copy",
+        uncond_weight: float = 1.0,
+        kl_weight: float = 2.0,
+        colour_weight: float = 0.0,
+        class_aware_weight: float = 0.0,
+        semantic_weight: float = 0.0,
+        semantic_gamma: float = 10.0,
+        image_branch: nn.Module | None = None,
+        reset_live_to_ema_every: int | None = None,
+        seed: int = 0,
+        schedule: Callable[[int], float] | None = None,
+    ) -> None:
+        super().__init__(seed=seed, schedule=schedule)
+        _check_networks(generator, discriminators, noise_dim, semantic_weight, image_branch)
+        self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminators = nn.ModuleList(discriminators).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.image_branch = image_branch.requires_grad_(False).eval() if image_branch is not None else None
+        self.ema = ExponentialMovingAverage(generator, ema_decay, ema_buffers, ema_warmup)
+        self.lr, self.lr_d = lr, lr if lr_d is None else lr_d
+        self.betas, self.weight_decay = (float(betas[0]), float(betas[1])), weight_decay
+        self.uncond_weight, self.kl_weight, self.colour_weight = uncond_weight, kl_weight, colour_weight
+        self.class_aware_weight = class_aware_weight
+        self.semantic_weight, self.semantic_gamma = semantic_weight, semantic_gamma
+        self.reset_live_to_ema_every = reset_live_to_ema_every
+        self.semantic_level = _semantic_level(generator, image_branch)
+
+    def configure_optimizers(self) -> list[Optimizer]:  # type: ignore[override]
+        """Return one Adam for each discriminator, smallest first, and last the generator's."""
+        return [
+            torch.optim.Adam(
+                network.parameters(), lr=lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            )
+            for network, lr in (*((d, self.lr_d) for d in self.discriminators), (self.generator, self.lr))
+        ]
+
+    def train(self, mode: bool = True) -> GanModule:
+        """Set the mode; a frozen image branch stays in evaluation mode."""
+        super().train(mode)
+        if self.image_branch is not None:
+            self.image_branch.eval()
+        return self
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int = 0) -> None:
+        """Train on one batch: draw noise, step every optimizer once, average, count."""
+        size = batch["sentence"].shape[0]
+        noise = self.normal("noise", size, self.generator.noise_dim)
+        eps = self.normal("condition", size, self.generator.condition_dim)
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        self.record(**self.optimise(batch, noise, eps, optimizers))
+        self.finish_step(size)
+        every = self.reset_live_to_ema_every
+        if every and self.train_step % every == 0:
+            self.ema.copy_to_live()
+
+    def optimise(
+        self, batch: dict[str, Any], noise: Tensor, eps: Tensor, optimizers: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """Update discriminators, generator and average once, with the given draws.
+
+        Args:
+            batch: see the class.
+            noise: `(B, Z)`.
+            eps: `(B, C)`.
+            optimizers: in the order of `configure_optimizers`.
+        Returns: every loss term by name, detached, weights applied.
+        """
+        output = self.generator(batch["sentence"], noise, eps)
+        losses: dict[str, Tensor] = {}
+        for level, optimizer in enumerate(optimizers[:-1]):
+            losses[f"loss_d_{output.images[level].shape[-1]}"] = self.discriminator_backward(level, batch, output)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses |= self.generator_backward(batch, output)
+        optimizers[-1].step()
+        optimizers[-1].zero_grad(set_to_none=True)
+        self.ema.update()
+        return losses
+
+    def discriminator_backward(self, level: int, batch: dict[str, Any], output: StackOutput) -> Tensor:
+        """Add the gradients of one discriminator's loss and return the loss.
+
+        Each kind of image has its own forward pass, hence its own batch statistics, and its own backward
+        pass: gradients add up, and only one graph is in memory at a time.
+        """
+        images: dict[ImageKind, Tensor] = {
+            "real": batch["real"].levels[level],
+            "wrong": batch["wrong"].levels[level],
+            "fake": output.images[level].detach(),
+        }
+        mu = output.mu.detach()
+        total = torch.zeros((), device=mu.device)
+        for kind, image in images.items():
+            term = discriminator_term(kind, *self.discriminators[level](image, mu), self.uncond_weight)
+            term.backward()
+            total = total + term.detach()
+        return total
+
+    def generator_backward(self, batch: dict[str, Any], output: StackOutput) -> dict[str, Tensor]:
+        """Add the gradients of the generator's loss and return its terms and their sum `loss_g`.
+
+        Every image is first a leaf: each discriminator's graph is freed before the next is built, and one
+        backward pass through the generator ends the step.
+        """
+        images = [image.detach().requires_grad_() for image in output.images]
+        mu = output.mu.detach().requires_grad_()
+        losses: dict[str, Tensor] = {}
+        with _frozen(self.discriminators):
+            for level, image in enumerate(images):
+                losses |= self._judge_fake(level, image, mu, batch)
+        if self.colour_weight:
+            losses["loss_colour"] = self._colour_backward(images)
+        if self.semantic_weight:
+            losses["loss_semantic"] = self._semantic_backward(images[self.semantic_level], batch)
+        kl = self.kl_weight * kl_to_standard_normal(output.mu, output.logvar)
+        losses["loss_kl"] = kl.detach()
+        torch.autograd.backward([*output.images, output.mu, kl], [*(image.grad for image in images), mu.grad, None])  # type: ignore[list-item]
+        losses["loss_g"] = torch.stack(list(losses.values())).sum()
+        return losses
+
+    def _judge_fake(self, level: int, image: Tensor, mu: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        discriminator = self.discriminators[level]
+        pixels = image.shape[-1]
+        code = discriminator.code(image)
+        term = generator_term(*discriminator.judge(code, mu), self.uncond_weight)
+        losses = {f"loss_g_{pixels}": term.detach()}
+        if self.class_aware_weight:
+            aware = self.class_aware_weight * class_aware_loss(code.flatten(1), batch["class_id"])
+            losses[f"loss_class_aware_{pixels}"] = aware.detach()
+            term = term + aware
+        term.backward()
+        return losses
+
+    def _colour_backward(self, images: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros((), device=images[0].device)
+        for smaller, larger in zip(images[:-1], images[1:], strict=True):
+            mean_term, covariance_term = colour_consistency(larger, smaller)
+            term = self.colour_weight * (mean_term + COVARIANCE_FACTOR * covariance_term)
+            term.backward()
+            total = total + term.detach()
+        return total
+
+    def _semantic_backward(self, image: Tensor, batch: dict[str, Any]) -> Tensor:
+        from speech2image.losses.matching import matching_loss
+
+        assert self.image_branch is not None
+        speech = batch.get("speech_embedding", batch["sentence"])
+        terms = matching_loss(self.image_branch(image), speech, batch.get("class_id"), self.semantic_gamma)
+        term = self.semantic_weight * (terms[0] + terms[1])
+        term.backward()
+        return term.detach()
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Return weights (live and average), optimizers and counters; the frozen branch is left out."""
+        state = super().checkpoint_state()
+        state["module"] = {k: v for k, v in state["module"].items() if not k.startswith(FROZEN_PREFIX)}
+        return state
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of `checkpoint_state`."""
+        frozen = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN_PREFIX)}
+        super().load_checkpoint_state({**state, "module": {**state["module"], **frozen}})
+
+    def inference_module(self) -> nn.Module:
+        """Return the averaged generator."""
+        return self.ema.module
+
+
+class _frozen:
+    """Take networks out of differentiation for a while; gradients still flow through them."""
+
+    def __init__(self, networks: nn.Module) -> None:
+        self.networks = networks
+
+    def __enter__(self) -> None:
+        self.networks.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        self.networks.requires_grad_(True)
+
+
+def _semantic_level(generator: StackGenerator, image_branch: nn.Module | None) -> int:
+    """Return the level whose size the image branch was built for, else the largest."""
+    wanted = getattr(image_branch, "image_px", None)
+    sizes = generator.image_sizes
+    return sizes.index(wanted) if wanted in sizes else len(sizes) - 1
+
+
+def _check_networks(
+    generator: StackGenerator,
+    discriminators: Sequence[StackDiscriminator],
+    noise_dim: int | None,
+    semantic_weight: float,
+    image_branch: nn.Module | None,
+) -> None:
+    sizes = tuple(discriminator.image_px for discriminator in discriminators)
+    if sizes != generator.image_sizes:
+        raise ConfigError(
+            f"the discriminators judge {sizes} pixels, the generator paints {generator.image_sizes}",
+            "Give one discriminator for each size of the generator, smallest first.",
+        )
+    for discriminator in discriminators:
+        if discriminator.condition_dim != generator.condition_dim:
+            raise ConfigError(
+                f"the discriminator for {discriminator.image_px} pixels expects conditions of "
+                f"{discriminator.condition_dim} numbers, the generator gives {generator.condition_dim}",
+                f"Set condition_dim={generator.condition_dim} on both.",
+            )
+    if noise_dim is not None and noise_dim != generator.noise_dim:
+        raise ConfigError(
+            f"noise_dim is {noise_dim}, the generator was built for {generator.noise_dim}",
+            f"Set noise_dim={generator.noise_dim}.",
+        )
+    if semantic_weight and image_branch is None:
+        raise ConfigError(
+            f"semantic_weight is {semantic_weight}, but there is no image branch to compare with",
+            "Name a trained encoder run with an image branch, or set semantic_weight=0.",
+        )

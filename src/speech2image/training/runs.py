@@ -1,0 +1,180 @@
+"""Run folders: create, find, open, and load the models they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from speech2image import __version__
+from speech2image.config.build import build
+from speech2image.errors import CheckpointError, DataError, nearest_names
+from speech2image.hub.weights import load_weights
+
+
+@dataclass
+class Run:
+    """One run folder: its path, its `run.json` and its configuration."""
+
+    path: Path
+    info: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """Return `encoder` or `gan`."""
+        return str(self.info["stage"])
+
+    @property
+    def weights(self) -> Path:
+        """Return the file of the finished weights."""
+        return self.path / "weights.safetensors"
+
+
+def write_info(folder: Path, info: dict[str, Any]) -> None:
+    """Write `run.json` whole or not at all."""
+    temporary = folder / "run.json.part"
+    temporary.write_text(json.dumps(info, indent=1) + "\n")
+    os.replace(temporary, folder / "run.json")
+
+
+def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:
+    """Return the first form of a run's `run.json`."""
+    import pytorch_lightning
+    import torchaudio
+    import torchvision
+
+    versions = {
+        "speech2image": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "torchaudio": torchaudio.__version__,
+        "pytorch-lightning": pytorch_lightning.__version__,
+    }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return {
+        "run_id": run_id,
+        "stage": stage,
+        "experiment": name,
+        "corpus": corpus,
+        "status": "running",
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "train_seconds": 0.0,
+        "train_step": 0,
+        "machine": f"{platform.machine()}, {device}",
+        "versions": versions,
+        "command": " ".join(["speech2image", *sys.argv[1:]]) if len(sys.argv) > 1 else sys.argv[0],
+    }
+
+
+def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> Run:
+    """Open one run folder.
+
+    Raises:
+        DataError: no such run, or a run of another stage; names the runs that would do.
+    """
+    known = [run for run in all_runs(runs) if stage in (None, run.stage)]
+    listing = ", ".join(str(run.path) for run in known[:8]) or f"none below {runs}/"
+    what = {"encoder": "a trained encoder", "gan": "a trained generator", None: "a run"}[stage]
+    if path is None:
+        raise DataError(f"run: which run? found null, expected the folder of {what}", f"Known: {listing}")
+    folder = Path(path)
+    if not (folder / "run.json").is_file() and (runs / str(path) / "run.json").is_file():
+        folder = runs / str(path)
+    if not (folder / "run.json").is_file():
+        near = nearest_names(str(path), [str(run.path) for run in known], 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise DataError(f"run={path}: no run.json there", f"{hint}Known: {listing}")
+    run = read_run(folder)
+    if stage is not None and run.stage != stage:
+        raise DataError(f"run={path} is a run of stage {run.stage!r}, expected {what}", f"Known: {listing}")
+    return run
+
+
+def read_run(folder: Path) -> Run:
+    """Read the records of one run folder.
+
+    Raises:
+        DataError: `run.json` or `config.yaml` is missing or damaged.
+    """
+    import yaml
+
+    try:
+        info = json.loads((folder / "run.json").read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        if not isinstance(info, dict) or not isinstance(config, dict) or "stage" not in info:
+            raise ValueError("not the records of a run")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{folder} is no readable run folder: {error}") from None
+    return Run(folder, info, config)
+
+
+def all_runs(runs: Path) -> list[Run]:
+    """Return the readable runs below `runs`, oldest first."""
+    return sorted(_readable(runs), key=lambda run: str(run.info.get("created", "")))
+
+
+def _readable(runs: Path) -> Iterator[Run]:
+    for path in sorted(runs.glob("*/run.json")):
+        try:
+            yield read_run(path.parent)
+        except DataError:
+            continue
+
+
+def _weights_of(run: Run) -> Path:
+    if not run.weights.is_file():
+        raise CheckpointError(
+            f"{run.path} has no {run.weights.name}: the run is {run.info.get('status', 'unfinished')} "
+            f"at step {run.info.get('train_step', 0)}",
+            "Finish it: give its train command again, it continues.",
+        )
+    return run.weights
+
+
+def load_encoder(run: Run) -> tuple[nn.Module, nn.Module | None]:
+    """Return the speech encoder of a run and its image branch (None: it has none), in eval mode."""
+    encoder = build(run.config["encoder"])
+    parts = nn.ModuleDict({"encoder": encoder})
+    branch = build_image_branch(run.config["vision"]) if run.info.get("has_image_branch") else None
+    if branch is not None:
+        parts["image_branch"] = branch
+    load_weights(_weights_of(run), parts)
+    parts.eval().requires_grad_(False)
+    return encoder, branch
+
+
+def build_image_branch(config: dict[str, Any]) -> nn.Module:
+    """Build the image branch or frozen teacher network of an encoder run, weights not yet loaded."""
+    return build({**config, "weights_path": None} if "weights_path" in config else config)
+
+
+def build_generator(config: dict[str, Any], sentence_dim: int) -> nn.Module:
+    """Build the generator of a configuration for embeddings of size `sentence_dim`."""
+    node = {key: value for key, value in config.items() if key != "df_dim"}
+    return build(node, sentence_dim=sentence_dim)
+
+
+def build_discriminators(config: dict[str, Any]) -> list[nn.Module]:
+    """Build one discriminator for each stage of the generator, smallest first."""
+    from speech2image.gan.discriminators import StackDiscriminator
+
+    sizes = [config["base_px"] * 2**stage for stage in range(config["num_stages"])]
+    return [StackDiscriminator(size, config["df_dim"], config["condition_dim"]) for size in sizes]
+
+
+def load_generator(run: Run) -> nn.Module:
+    """Return the generator of a run (moving average), in eval mode."""
+    generator = build_generator(run.config["generator"], int(run.info["sentence_dim"]))
+    load_weights(_weights_of(run), nn.ModuleDict({"generator": generator}))
+    return generator.eval().requires_grad_(False)
