@@ -11,6 +11,7 @@ from speech2image.errors import DataError
 def run(config: dict[str, Any]) -> None:
     """Write the page and its tables; print where."""
     from speech2image.report.page import write_report
+    from speech2image.training.runs import open_run
 
     runs = Path(config["paths"]["runs"])
     asked = config["runs"]
@@ -20,7 +21,7 @@ def run(config: dict[str, Any]) -> None:
             raise DataError(f"there is no run below {runs}/", "Train one: speech2image train")
     else:
         names = [asked] if isinstance(asked, str) else asked
-        folders = [Path(name) if Path(name).is_dir() else runs / name for name in names]
+        folders = [open_run(name, runs).path for name in names]
     out = Path(config["out"]) if config["out"] else runs / "reports" / _name(folders, asked == "all")
     print(write_report(folders, out, config["title"], config["num_utterances"]))
 

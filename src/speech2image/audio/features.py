@@ -185,7 +185,8 @@ def make_front_end(name: str, **overrides: Any) -> FrontEnd:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ConfigError(
-            f"front end {name!r} has no setting {', '.join(unknown)}", f"Known are: {', '.join(sorted(known))}."
+            f"front end {name!r} has no setting {', '.join(unknown)}",
+            f"Known are: {', '.join(sorted(known))}.",
         )
     front_end = replace(FRONT_ENDS[name], **overrides)
     _check(front_end)

@@ -148,7 +148,9 @@ def _check_file(path: Path) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}", "Check the rights of the file.") from error
     if missing is None:
-        raise DataError(f"{path}: the file is empty (0 bytes)", "Fetch it again, or skip it with on_error=skip.")
+        raise DataError(
+            f"{path}: the file is empty (0 bytes)", "Fetch it again, or skip it with on_error=skip."
+        )
     if missing > 0:
         raise _cut(path, f"{missing} bytes of its sound are missing")
 
@@ -204,7 +206,8 @@ def _check_samples(path: Path, mono: np.ndarray) -> None:
 
 def _cut(path: Path, detail: str) -> DataError:
     return DataError(
-        f"{path}: the recording is cut (truncated): {detail}", "Fetch it again, or skip it with on_error=skip."
+        f"{path}: the recording is cut (truncated): {detail}",
+        "Fetch it again, or skip it with on_error=skip.",
     )
 
 

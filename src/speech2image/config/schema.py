@@ -218,8 +218,10 @@ class StackLossConfig:
     colour_weight: float = option(0.0, "colour consistency between stages", low=0)
     class_aware_weight: float = option(0.0, "Li et al.'s class-aware term", low=0)
     semantic_weight: float = option(0.0, "matching of painted image and speech (needs an image branch)", low=0)
+    semantic_gamma: float = option(10.0, "sharpness of that matching", low=0.01)
     ema_decay: float = option(0.999, "moving average of the generator", low=0, high=1)
     ema_warmup: bool = option(False, "let the average follow faster in the first steps")
+    ema_buffers: str = option("copy", "batch-norm statistics of the average: live, or averaged", choices=("copy", "average"))
     reset_live_to_ema_every: int | None = option(None, "as the released loops do; null: never", low=1)
 
 

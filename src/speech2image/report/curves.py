@@ -106,7 +106,7 @@ def _ticks(low: float, high: float, target: int) -> list[float]:
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if size * factor >= raw * 0.999)
     start = math.ceil(low / step - 1e-9)
-    count = int(math.floor(high / step + 1e-9)) - start + 1
+    count = math.floor(high / step + 1e-9) - start + 1
     return [0.0 if start + place == 0 else (start + place) * step for place in range(count)]
 
 

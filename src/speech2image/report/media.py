@@ -57,7 +57,7 @@ def embed_picture(path: Path, max_px: int, use_lossless: bool = True) -> Picture
             image = source.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return Picture(problem=f"{path.name} cannot be read ({type(error).__name__})")
-    if image.getextrema()[3][0] < 255:
+    if image.getchannel("A").getextrema()[0] != 255:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     if max(image.size) > max_px:
@@ -116,7 +116,7 @@ def log_mel(wave: np.ndarray, mel_dim: int = 72, hop_ms: float = 10.0) -> np.nda
     falling = (high - bins_hz + width_hz) / (high - centre + width_hz)
     weights = np.clip(np.minimum(rising, falling), 0.0, None)
     decibels = 10.0 * np.log10(power @ (weights / weights.sum(axis=1, keepdims=True)).T + 1e-10)
-    return np.clip(decibels - decibels.max(), -70.0, 0.0)
+    return np.asarray(np.clip(decibels - decibels.max(), -70.0, 0.0))
 
 
 def draw_spectrogram(wave: np.ndarray) -> Picture:

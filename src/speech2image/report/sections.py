@@ -22,8 +22,15 @@ from speech2image.report.curves import NUM_COLOURS, Chart, draw_chart
 from speech2image.report.journal import Curve
 from speech2image.report.published import published_for
 from speech2image.report.rows import Row, choose_rows, mark_colours
-from speech2image.report.tables import Column, columns, duration, parameters, readable
-from speech2image.report.tables import train_seconds, train_step
+from speech2image.report.tables import (
+    Column,
+    columns,
+    duration,
+    parameters,
+    readable,
+    train_seconds,
+    train_step,
+)
 
 STAGE_TITLES = {"encoder": "Speech encoders", "gan": "Generators (GAN)"}
 MAX_EVENTS = 200
@@ -61,6 +68,7 @@ def build_section(corpus: str, runs: Sequence[Run], num_utterances: int, num_all
         "stages_with_charts": [stage for stage in stages if stage["charts"] or stage["rates"]],
         "published": published_for(corpus),
         "rows": _rows(rows, runs, views, corpus),
+        "is_stacked": sum(bool(run.paintings) for run in runs) > 2,
         "rows_note": " ".join(notes),
         "grids": _grids(runs, views, num_all_runs),
         "runs": views,
@@ -161,7 +169,7 @@ def _best(column: Column, runs: Sequence[Mapping[str, Any]]) -> str:
     word = "Best " if len(cells) > 1 else ""
     title = column.title if word else column.title[:1].upper() + column.title[1:]
     chance = f" ({cell.chance})" if cell.chance else ""
-    return f"{word}{title}: {' '.join((cell.value, cell.interval)).strip()} by {run['label']}{chance}."
+    return f"{word}{title}: {f'{cell.value} {cell.interval}'.strip()} by {run['label']}{chance}."
 
 
 def _rows(

@@ -34,7 +34,7 @@ h2 { font-size: 23px; letter-spacing: -0.005em; margin: 52px 0 6px; padding-top:
   border-top: 1px solid var(--rule); }
 h3 { font-size: 18px; margin: 36px 0 6px; }
 h4 { font-size: 14px; margin: 18px 0 6px; color: var(--soft); font-weight: 600; }
-p { margin: 6px 0 12px; max-width: 78ch; }
+p { margin: 6px 0 12px; max-width: 96ch; }
 .lead { font-size: 17px; }
 .soft, figcaption, .hint { color: var(--soft); }
 .hint { font-size: 13.5px; }
@@ -52,7 +52,7 @@ th, td { text-align: left; padding: 9px 14px; vertical-align: top; border-bottom
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-size: 12.5px; color: var(--soft); font-weight: 600; vertical-align: bottom;
   background: var(--wash); white-space: nowrap; }
-thead th small, td small { display: block; font-weight: 400; font-size: 12px; color: var(--soft); }
+th small, td small { display: block; font-weight: 400; font-size: 12px; color: var(--soft); }
 tbody th { font-weight: 600; min-width: 150px; }
 tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1; }
 thead th:first-child { background: var(--wash); }
@@ -74,8 +74,9 @@ input[type=range] { accent-color: var(--accent); width: 180px; }
   background: var(--card); border: 1px solid var(--rule); border-radius: 12px; margin: 0 0 14px;
   content-visibility: auto; contain-intrinsic-size: auto 240px; }
 .said { font-size: 16px; line-height: 1.4; margin: 0 0 2px; overflow-wrap: anywhere; }
-.said mark { background: none; color: inherit; box-shadow: inset 0 -0.42em 0 -0.1em
-  color-mix(in srgb, var(--colour) 42%, transparent); border-bottom: 2px solid var(--colour); }
+.said mark { --mixed: color-mix(in srgb, var(--colour) 84%, var(--soft)); background: none; color: inherit;
+  background: color-mix(in srgb, var(--mixed) 16%, transparent); border-bottom: 3px solid var(--mixed);
+  border-radius: 3px 3px 0 0; padding: 0 2px; }
 .row .hint { overflow-wrap: anywhere; font-size: 12.5px; margin: 0 0 10px; }
 audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
 .spectrogram { position: relative; margin: 0; }
@@ -84,8 +85,9 @@ audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
 .spectrogram figcaption { display: flex; justify-content: space-between; font-size: 11.5px; }
 .pictures { display: flex; flex-wrap: wrap; gap: 14px 18px; align-items: flex-start; }
 .pictures figure { margin: 0; min-width: 0; max-width: 100%; }
-.pictures figcaption { font-size: 12.5px; line-height: 1.35; margin-bottom: 6px; display: flex;
+.pictures figcaption { font-size: 12.5px; line-height: 1.35; margin-top: 6px; display: flex;
   align-items: baseline; max-width: calc(var(--cell) * 2); overflow-wrap: anywhere; }
+.stacked figcaption { max-width: var(--cell); } .stacked .samples { flex-direction: column; }
 .samples { display: flex; flex-wrap: wrap; gap: 6px; }
 .samples img, .none { width: var(--cell); height: var(--cell); border-radius: 8px; background: var(--wash);
   object-fit: contain; display: block; }
@@ -192,7 +194,7 @@ SCRIPT = """
       const step = chart.view[0] + share * (chart.view[1] - chart.view[0]);
       if (!tip) {
         tip = document.createElement('div'); tip.className = 'tip'; figure.append(tip);
-        hair = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+        hair = document.createElementNS(svg.namespaceURI, 'path');
         hair.setAttribute('class', 'hair'); svg.append(hair);
       }
       hair.setAttribute('d', 'M' + x + ' ' + plot.top + 'V' + (plot.height - plot.bottom));

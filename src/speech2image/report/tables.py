@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,19 @@ from typing import Any
 from speech2image.report.collect import Metric, Run
 from speech2image.report.published import SOURCES, PublishedTable
 
-_FIRST = ("accuracy", "r@10", "fid", "is", "inception", "kid")
+CSV_FIELDS = (
+    "corpus", "run_id", "label", "stage", "encoder", "generator", "status", "train_step", "train_seconds",
+    "parameters", "metric", "value", "low", "high", "level", "count", "chance", "unit", "higher_is_better",
+    "protocol", "split", "note", "folder",
+)  # fmt: skip
+
+CONTROLS = frozenset({"shuffled_speech", "probe_accuracy"})
+"""Families of metrics that check the measurement, not the run: never marked as best."""
+
+_ORDER = (
+    "attribute_accuracy/mean", "class_accuracy", "recall@10", "recall@1", "recall", "fid", "kid",
+    "inception_score", "map", "ap", "shuffled_speech", "probe_accuracy/mean",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,8 @@ def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
         position: sign * metric.value for position, metric in by_run.items() if metric.value is not None
     }
     top = max(values.values(), default=None)
-    leaders = [position for position, value in values.items() if value == top] if len(values) > 1 else []
+    is_race = len(values) > 1 and _family(some.name) not in CONTROLS
+    leaders = [position for position, value in values.items() if value == top] if is_race else []
     cells: list[Cell | None] = []
     for position in range(num_runs):
         metric = by_run.get(position)
@@ -76,13 +91,18 @@ def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
 
 
 def _cell(metric: Metric, best: bool, tied: bool) -> Cell:
-    interval, exact = "", number(metric.value, metric.unit)
+    # The ends of an interval need as many digits as its middle, and a whole number needs some too.
+    decimals = _decimals(metric.value or 0.0, metric.unit)
+    if metric.low is not None and metric.value is not None and metric.value == int(metric.value):
+        decimals = _decimals(metric.low, metric.unit)
+    interval, exact = "", repr(metric.value)
     if metric.low is not None and metric.high is not None:
-        interval = f"[{number(metric.low)}, {number(metric.high)}]"
+        ends = [number(end, metric.unit, decimals).removesuffix(" %") for end in (metric.low, metric.high)]
+        interval = f"[{', '.join(ends)}]"
         level = f"{metric.level:.0%} " if metric.level else ""
         exact = f"{metric.value!r} {level}interval {metric.low!r} to {metric.high!r}"
     return Cell(
-        value=number(metric.value, metric.unit),
+        value=number(metric.value, metric.unit, decimals),
         interval=interval,
         count="" if metric.count is None else f"n = {metric.count:,}",
         chance="" if metric.chance is None else f"chance {number(metric.chance, metric.unit)}",
@@ -100,36 +120,66 @@ def _overlap(one: Metric, other: Metric) -> bool:
     return max(one.low or 0.0, other.low or 0.0) <= min(one.high or 0.0, other.high or 0.0)
 
 
+def _family(name: str) -> str:
+    return re.split("[@/]", name, maxsplit=1)[0]
+
+
 def _rank(name: str) -> int:
-    lowered = name.lower()
-    mean = lowered.endswith(("mean", "mean_accuracy")) or lowered.startswith("mean")
-    return next((2 * place + (not mean) for place, stem in enumerate(_FIRST) if stem in lowered), 99)
+    if name in _ORDER:
+        return _ORDER.index(name)
+    rest = len(_ORDER) + (_family(name) in CONTROLS)
+    return _ORDER.index(_family(name)) if _family(name) in _ORDER else rest
 
 
-def number(value: float | None, unit: str = "") -> str:
-    """Return `value` with four significant digits, at least those before the point, and its unit.
+def number(value: float | None, unit: str = "", decimals: int | None = None) -> str:
+    """Return `value` for reading: about four significant digits, fractions as percent.
 
-    >>> number(0.83456), number(18.374, "%"), number(12345.6), number(None)
-    ('0.8346', '18.37 %', '12,346', 'not a number')
+    Args:
+        value: the number; None: there is none.
+        unit: `fraction` is shown as percent; `%`, `s`, `ms` and `px` are written behind it.
+        decimals: digits behind the point; None: as many as `value` needs.
+
+    >>> number(0.83456), number(18.374, "%"), number(12345.6), number(0.912, "fraction"), number(None)
+    ('0.8346', '18.37 %', '12,346', '91.2 %', 'not a number')
     """
     if value is None:
         return "not a number"
-    size = abs(value)
-    if value == int(value) and size < 1e15:
-        text = f"{int(value):,}"
-    elif size >= 1000:
-        text = f"{value:,.0f}"
-    elif size >= 1e-3:
-        text = f"{value:.4g}"
+    shown = 100.0 * value if unit == "fraction" else value
+    if decimals is None:
+        decimals = _decimals(value, unit)
+    if shown and abs(shown) < 1e-3:
+        text = f"{shown:.2e}"
+    elif shown == int(shown) and decimals == 0:
+        text = f"{int(shown):,}"
     else:
-        text = f"{value:.2e}"
-    return f"{text} {unit}" if unit in ("%", "s", "ms", "px") else text
+        text = f"{shown:,.{decimals}f}"
+    return (
+        f"{text} {'%' if unit == 'fraction' else unit}"
+        if unit in ("fraction", "%", "s", "ms", "px")
+        else text
+    )
+
+
+def _decimals(value: float, unit: str) -> int:
+    """Return the digits behind the point that show about four significant ones."""
+    if unit == "fraction":
+        return 1 if abs(value) >= 0.1 or value == 0 else 2
+    if value == int(value):
+        return 0
+    return min(max(3 - math.floor(math.log10(abs(value))), 0), 6)
 
 
 def readable(name: str) -> str:
     """Return a metric's or scalar's name as a reader says it: underscores become blanks."""
-    short = {"fid": "FID", "kid": "KID", "is": "IS", "map": "mAP", "lr": "learning rate"}
-    return short.get(name.lower(), name.replace("_", " "))
+    short = {
+        "fid": "FID",
+        "kid": "KID",
+        "inception_score": "Inception score",
+        "map": "mAP",
+        "lr": "learning rate",
+    }
+    plain = name.removeprefix("val_").replace("/", ", ").replace("_", " ")
+    return short.get(name.removeprefix("val_").lower(), plain)
 
 
 def duration(seconds: float | None) -> str:
@@ -162,13 +212,13 @@ def parameters(value: Any) -> str:
 def train_seconds(run: Run) -> float | None:
     """Return the training time of `run` from run.json, else from the times in its journal."""
     value = run.about.get("train_seconds")
-    return float(value) if isinstance(value, int | float) else run.journal.seconds
+    return float(value) if isinstance(value, int | float) and value > 0 else run.journal.seconds
 
 
 def train_step(run: Run) -> int | None:
     """Return the steps `run` was trained for, from run.json, else from its journal."""
     value = run.about.get("train_step")
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and value > 0:
         return int(value)
     lasts = [int(curve.steps[-1]) for curve in run.journal.train.values() if len(curve.steps)]
     return max(lasts, default=None)
@@ -233,12 +283,9 @@ def comma_separated(runs: Sequence[Run]) -> str:
     """Return one CSV line a run and metric (a run without metrics: one line), full precision."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        "corpus run_id label stage encoder generator status train_step train_seconds parameters metric value "
-        "low high level count chance unit higher_is_better protocol split note folder".split()
-    )
+    writer.writerow(CSV_FIELDS)
     for run in runs:
-        lead = [run.corpus, run.run_id, run.label, run.stage, run.encoder, run.generator]
+        lead: list[Any] = [run.corpus, run.run_id, run.label, run.stage, run.encoder, run.generator]
         lead += [run.about.get("status", ""), train_step(run), train_seconds(run)]
         lead += [parameters(run.about.get("parameters"))]
         for metric in run.metrics or (None,):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 TEMPLATE = """
 {%- macro run_name(run) -%}
-<span class="dot-mark {{ run.colour }}" aria-hidden="true"></span>{{ run.label }}
+<span class="dot-mark {{ run.colour }}" aria-hidden="true"></span><span>
+{%- for part in run.label.split("_") %}{% if not loop.first %}_<wbr>{% endif %}{{ part }}{% endfor -%}
+</span>
 {%- endmacro -%}
 
 {%- macro picture(one, alt) -%}
@@ -133,7 +135,7 @@ Bold: best of its column; ≈: its interval overlaps that of the best. The proto
 each run painted from the sound alone. {{ section.rows_note }}</p>
 <div class="controls" hidden><label>picture size
 <input type="range" min="64" max="288" step="16" value="144" data-cell="{{ section.id }}-rows"></label></div>
-<div id="{{ section.id }}-rows">
+<div id="{{ section.id }}-rows"{% if section.is_stacked %} class="stacked"{% endif %}>
 {%- for row in section.rows %}
 <article class="row" data-utterance="{{ row.utterance }}">
 <div><p class="said">
@@ -148,12 +150,13 @@ each run painted from the sound alone. {{ section.rows_note }}</p>
 {%- else %}<p class="hint">No recording to play: {{ row.sound.problem }}.</p>{% endif %}
 </div>
 <div class="pictures">
-<figure class="real"><figcaption>real picture</figcaption><div class="samples">{{ picture(row.real, "Real picture: " ~ row.caption) }}</div></figure>
+<figure class="real"><div class="samples">{{ picture(row.real, "Real picture: " ~ row.caption) }}</div>
+<figcaption>real picture</figcaption></figure>
 {%- for cell in row.cells %}
-<figure><figcaption>{{ run_name(cell.run) }}</figcaption><div class="samples">
+<figure><div class="samples">
 {%- for one in cell.pictures %}{{ picture(one, cell.run.label ~ ", sample " ~ loop.index ~ ": " ~ row.caption) }}
 {%- else %}<span class="none">not generated</span>{% endfor -%}
-</div></figure>
+</div><figcaption>{{ run_name(cell.run) }}</figcaption></figure>
 {%- endfor %}
 </div></article>
 {%- endfor %}

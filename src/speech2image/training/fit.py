@@ -205,9 +205,9 @@ def _schedule(config: dict[str, Any]) -> Any:
 
 def _optim_arguments(config: dict[str, Any]) -> dict[str, Any]:
     optim = config["optim"]
-    arguments = {"lr": optim["lr"], "betas": tuple(optim["betas"])}
+    arguments = {key: optim[key] for key in ("lr", "betas", "weight_decay")}
     if config["stage"] == "encoder":
-        return {**arguments, "weight_decay": optim["weight_decay"]}
+        return arguments
     return {**arguments, "lr_d": optim["lr_d"]}
 
 

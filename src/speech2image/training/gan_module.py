@@ -21,6 +21,7 @@ from speech2image.losses.adversarial import ImageKind, discriminator_term, gener
 from speech2image.losses.class_aware import class_aware_loss
 from speech2image.losses.colour import COVARIANCE_FACTOR, colour_consistency
 from speech2image.losses.kl import kl_to_standard_normal
+from speech2image.losses.matching import matching_loss
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
 
@@ -87,8 +88,7 @@ class GanModule(TrainingModule):
     ) -> None:
         super().__init__(seed=seed, schedule=schedule)
         _check_networks(generator, discriminators, noise_dim, semantic_weight, image_branch)
-        self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.discriminators = nn.ModuleList(discriminators).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator, self.discriminators = generator, nn.ModuleList(discriminators)
         self.image_branch = image_branch.requires_grad_(False).eval() if image_branch is not None else None
         self.ema = ExponentialMovingAverage(generator, ema_decay, ema_buffers, ema_warmup)
         self.lr, self.lr_d = lr, lr if lr_d is None else lr_d
@@ -216,8 +216,6 @@ class GanModule(TrainingModule):
         return total
 
     def _semantic_backward(self, image: Tensor, batch: dict[str, Any]) -> Tensor:
-        from speech2image.losses.matching import matching_loss
-
         assert self.image_branch is not None
         speech = batch.get("speech_embedding", batch["sentence"])
         terms = matching_loss(self.image_branch(image), speech, batch.get("class_id"), self.semantic_gamma)

@@ -18,7 +18,7 @@ from torch import nn
 from speech2image import __version__
 from speech2image.config.build import build
 from speech2image.errors import CheckpointError, DataError, nearest_names
-from speech2image.hub.weights import load_weights
+from speech2image.hub.weights import fill_module, read_weights
 
 
 @dataclass
@@ -78,7 +78,7 @@ def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:
 
 
 def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> Run:
-    """Open one run folder.
+    """Open a run by its folder, its id, or the name of its experiment (the newest one).
 
     Raises:
         DataError: no such run, or a run of another stage; names the runs that would do.
@@ -89,8 +89,8 @@ def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> R
     if path is None:
         raise DataError(f"run: which run? found null, expected the folder of {what}", f"Known: {listing}")
     folder = Path(path)
-    if not (folder / "run.json").is_file() and (runs / str(path) / "run.json").is_file():
-        folder = runs / str(path)
+    if not (folder / "run.json").is_file():
+        folder = _by_name(str(path), known, runs) or folder
     if not (folder / "run.json").is_file():
         near = nearest_names(str(path), [str(run.path) for run in known], 1)
         hint = f"Did you mean {near[0]}? " if near else ""
@@ -99,6 +99,14 @@ def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> R
     if stage is not None and run.stage != stage:
         raise DataError(f"run={path} is a run of stage {run.stage!r}, expected {what}", f"Known: {listing}")
     return run
+
+
+def _by_name(name: str, known: list[Run], runs: Path) -> Path | None:
+    """Return the run of this id, else the newest one of an experiment of this name."""
+    if (runs / name / "run.json").is_file():
+        return runs / name
+    found = [run.path for run in known if run.info.get("experiment") == name]
+    return found[-1] if found else None
 
 
 def read_run(folder: Path) -> Run:
@@ -149,8 +157,7 @@ def load_encoder(run: Run) -> tuple[nn.Module, nn.Module | None]:
     branch = build_image_branch(run.config["vision"]) if run.info.get("has_image_branch") else None
     if branch is not None:
         parts["image_branch"] = branch
-    load_weights(_weights_of(run), parts)
-    parts.eval().requires_grad_(False)
+    _fill(run, parts)
     return encoder, branch
 
 
@@ -176,5 +183,13 @@ def build_discriminators(config: dict[str, Any]) -> list[nn.Module]:
 def load_generator(run: Run) -> nn.Module:
     """Return the generator of a run (moving average), in eval mode."""
     generator = build_generator(run.config["generator"], int(run.info["sentence_dim"]))
-    load_weights(_weights_of(run), nn.ModuleDict({"generator": generator}))
-    return generator.eval().requires_grad_(False)
+    _fill(run, nn.ModuleDict({"generator": generator}))
+    return generator
+
+
+def _fill(run: Run, parts: nn.ModuleDict) -> None:
+    """Fill named parts from the run's weights, which may hold others beside; freeze them."""
+    tensors, _ = read_weights(_weights_of(run))
+    wanted = {key: value for key, value in tensors.items() if key.split(".")[0] in parts}
+    fill_module(parts, wanted, str(run.weights))
+    parts.eval().requires_grad_(False)

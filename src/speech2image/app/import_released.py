@@ -1,0 +1,118 @@
+"""`speech2image import`: turn a released checkpoint into a run folder.
+
+The folder then serves `embed`, `generate` and `evaluate` like one that was trained here.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from speech2image.config.runid import run_id
+from speech2image.errors import ConfigError, nearest_names
+
+SYSTEMS = ("stackgan_v2", "li_et_al", "sen")
+
+
+def run(config: dict[str, Any]) -> None:
+    """Import one system and print the run folder."""
+    system = config["system"]
+    if system not in SYSTEMS:
+        near = nearest_names(str(system), SYSTEMS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"system: found {system!r}, expected one of {', '.join(SYSTEMS)}{hint}",
+            "Type: speech2image import system=stackgan_v2 checkpoint=netG_210000.pth",
+        )
+    if config["checkpoint"] is None:
+        raise ConfigError("checkpoint: which file? found null", "Type: checkpoint=<released file>")
+    importers = {"stackgan_v2": _stackgan_v2, "li_et_al": _li_et_al, "sen": _sen}
+    print(importers[system](config, Path(config["checkpoint"])))
+
+
+def _li_et_al(config: dict[str, Any], path: Path) -> Path:
+    from speech2image.hub.convert.li_encoder import convert
+
+    found = convert(path)
+    settings = _settings(config, "encoder", "li_et_al", found.target, found.arguments)
+    return _write(config, settings, {"encoder": found}, path, sentence_dim=found.arguments["width"])
+
+
+def _sen(config: dict[str, Any], path: Path) -> Path:
+    from speech2image.hub.convert.sen import convert
+
+    found = convert(path)
+    settings = _settings(config, "encoder", "s2igan", found.target, found.arguments)
+    return _write(config, settings, {"encoder": found}, path, sentence_dim=2 * found.arguments["rnn_dim"])
+
+
+def _stackgan_v2(config: dict[str, Any], path: Path) -> Path:
+    from speech2image.hub.convert.stackgan_v2 import convert_discriminator, convert_generator
+    from speech2image.training.runs import open_run
+
+    generator = convert_generator(path)
+    critics = [convert_discriminator(Path(file)) for file in config["discriminators"]]
+    arguments = {key: value for key, value in generator.arguments.items() if key != "sentence_dim"}
+    df_dim = critics[0].arguments["df_dim"] if critics else arguments["gf_dim"]
+    settings = _settings(config, "gan", "from_encoder", generator.target, {**arguments, "df_dim": df_dim})
+    settings["data"]["image_px"] = arguments["base_px"] * 2 ** (arguments["num_stages"] - 1)
+    encoder_run = None
+    if config["encoder_run"] is not None:
+        encoder_run = open_run(config["encoder_run"], Path(config["paths"]["runs"]), "encoder").info["run_id"]
+    settings["encoder"] = {"_target_": "speech2image.training.conditions.FromRun", "run": encoder_run or "auto"}
+    parts = {"generator": generator} | {f"discriminators.{i}": critic for i, critic in enumerate(critics)}
+    return _write(
+        config, settings, parts, path, sentence_dim=generator.arguments["sentence_dim"], encoder_run=encoder_run
+    )
+
+
+def _settings(
+    config: dict[str, Any], stage: str, audio: str, target: str, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    role = "encoder" if stage == "encoder" else "generator"
+    return {
+        "name": config["name"] or f"imported_{config['system']}",
+        "stage": stage,
+        "seed": 0,
+        "data": copy.deepcopy(config["data"]),
+        "audio": {"name": audio},
+        "vision": {"_target_": None},
+        role: {"_target_": target, **arguments},
+        "imported": str(Path(config["checkpoint"]).name),
+    }
+
+
+def _write(
+    config: dict[str, Any], settings: dict[str, Any], parts: dict[str, Any], path: Path, **facts: Any
+) -> Path:
+    import hashlib
+    import time
+
+    import torch
+    from omegaconf import OmegaConf
+
+    from speech2image.config.build import build
+    from speech2image.hub.weights import fill_module, save_weights
+    from speech2image.training.runs import new_info, write_info
+
+    state: dict[str, torch.Tensor] = {}
+    parameters = {}
+    for name, part in parts.items():
+        model = build({"_target_": part.target, **part.arguments})
+        fill_module(model, part.state, str(path))
+        state |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
+        parameters[name] = sum(parameter.numel() for parameter in model.parameters())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    settings["imported_sha256"] = digest
+    name = run_id(settings["name"], settings)
+    folder = Path(config["paths"]["runs"]) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / "weights.safetensors", state, {"run_id": name, "source": path.name, "sha256": digest})
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({**settings, "paths": config["paths"]})))
+    info = new_info(name, settings["stage"], settings["name"], settings["data"]["name"])
+    info |= {"status": "imported", "parameters": parameters, "finished": info["created"], **facts}
+    info |= {"has_image_branch": False, "imported": {"file": path.name, "sha256": digest}}
+    info["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_info(folder, info)
+    return folder

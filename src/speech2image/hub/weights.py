@@ -1,0 +1,272 @@
+"""Weight files: our own safetensors with a hash in the header, and foreign checkpoints read safely.
+
+Nothing here runs code from a file: foreign pickles are read with `weights_only=True` and their
+archives are checked byte by byte first.  Every way in which a file does not fit a model is listed
+in one message.  What foreign tensors mean is the business of `convert/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from speech2image.errors import CheckpointError
+from speech2image.hub.systems import recognise
+
+_COUNTER = "num_batches_tracked"
+_LISTED = 8
+_NESTS = ("state_dict", "model", "netG", "ema")
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Write tensors and plain metadata to one safetensors file: whole, read back, or absent.
+
+    Args:
+        path: file to write; folders are made.
+        state: names to tensors.
+        meta: plain JSON data (model name, arguments, step).
+
+    Returns: sha256 of the content, as `load_weights` checks it.
+    Raises:  CheckpointError: the file cannot be written or does not read back the same.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    digest = content_hash(tensors)
+    header = {"speech2image": json.dumps(dict(meta), sort_keys=True), "sha256": digest}
+    beside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(to_safetensors(_unshared(tensors), metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        if read_weights(beside)[1] != json.loads(header["speech2image"]):
+            raise CheckpointError(f"{path} did not read back as written", "Check the disk.")
+        beside.replace(path)
+    except OSError as problem:
+        beside.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"weights could not be written to {path}: {problem.strerror or problem}",
+            "Free some space or choose another folder with paths.runs=DIR.",
+        ) from problem
+    except CheckpointError:
+        beside.unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and metadata of a file of `save_weights`, checked against its hash.
+
+    Raises:  CheckpointError: missing, empty, cut, changed, or not written by speech2image.
+    """
+    _must_exist(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise _damaged(path, str(problem)) from problem
+    if "speech2image" not in header or "sha256" not in header:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one that speech2image wrote",
+            "Foreign checkpoints come in through: speech2image import system=NAME checkpoint=FILE.",
+        )
+    if content_hash(tensors) != header["sha256"]:
+        raise _damaged(path, "its content does not match the hash in its header")
+    meta: dict[str, Any] = json.loads(header["speech2image"])
+    return tensors, meta
+
+
+def load_weights(path: Path, into: nn.Module) -> dict[str, Any]:
+    """Fill a module from a file of `save_weights` and return the file's metadata.
+
+    Raises:  CheckpointError: as in `read_weights`, or names, shapes or types differ (all listed).
+    """
+    tensors, meta = read_weights(path)
+    fill_module(into, tensors, str(path))
+    return meta
+
+
+def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Copy a state into a module after comparing every name, shape and type.
+
+    Args:
+        module: receives the values; untouched when anything differs.
+        state: names to tensors.  Batch-norm counters may be missing (files older than torch 0.4.1).
+        origin: file or source for the message.
+
+    Raises:  CheckpointError: any difference; all are counted, the first of each kind are named.
+    """
+    wanted = module.state_dict()
+    absent = [name for name in wanted if name not in state and not name.endswith(_COUNTER)]
+    extra = [name for name in state if name not in wanted]
+    shared = [name for name in wanted if name in state]
+    shapes = [
+        f"{name} {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in shared
+        if state[name].shape != wanted[name].shape
+    ]
+    types = [
+        f"{name} {state[name].dtype}, expected {wanted[name].dtype}"
+        for name in shared
+        if state[name].dtype != wanted[name].dtype
+    ]
+    parts = [
+        f"{len(names)} {what}: {'; '.join(names[:_LISTED])}{'; ...' if len(names) > _LISTED else ''}"
+        for what, names in (
+            ("missing", absent),
+            ("unknown", extra),
+            ("of another shape", shapes),
+            ("of another type", types),
+        )
+        if names
+    ]
+    if parts:
+        looks = recognise(state)
+        found = f" It looks like {looks}." if looks and (absent or extra) else ""
+        raise CheckpointError(
+            f"{origin} does not fit {type(module).__name__}.{found} Tensors " + "\n  ".join(parts),
+            "Choose the system that the file belongs to, or the run that it came from.",
+        )
+    counters = {
+        name: torch.zeros_like(value)
+        for name, value in wanted.items()
+        if name.endswith(_COUNTER) and name not in state
+    }
+    module.load_state_dict({**state, **counters}, strict=True)
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a PyTorch checkpoint without running anything in it.
+
+    A state nested under `state_dict` (or `model`, `netG`, `ema`) is taken out, and a `module.` in
+    front of every name (DataParallel) is removed.
+
+    Args:
+        path: `.pth`, `.pt` or `.ckpt`, old or new format, or `.safetensors`.
+
+    Raises:  CheckpointError: missing, empty, cut, changed (checksum), a pickle that asks to run
+        code, without tensors, or with values that are not finite.
+    """
+    _must_exist(path)
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as problem:
+            raise _damaged(path, str(problem)) from problem
+    else:
+        _check_archive(path)
+        content = _unpickle_weights(path)
+    state = _tensors_of(content, path)
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise _damaged(path, f"{len(bad)} tensors hold values that are not finite, first {bad[0]}")
+    return state
+
+
+def content_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of names, types, shapes and values, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        address = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if address in seen else value
+        seen.add(address)
+    return result
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}", "Check the path: it must be a file.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes)", "Copy or download it again.")
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    size = path.stat().st_size
+    return CheckpointError(f"{path} ({size:,} bytes) is damaged: {reason}", "Copy or download it again.")
+
+
+def _check_archive(path: Path) -> None:
+    """Compare every checksum of a zip checkpoint; torch itself does not."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start != b"PK\x03\x04":
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as problem:
+        raise _damaged(path, f"its archive cannot be read ({problem})") from problem
+    if broken is not None:
+        raise _damaged(path, f"the checksum of its part {broken} is wrong")
+
+
+def _unpickle_weights(path: Path) -> Any:
+    scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    rebuild = np.float64(0).__reduce__()[0]
+    allowed = [np.dtype, *scalar_types, rebuild, (rebuild, "numpy.core.multiarray.scalar")]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        reason = str(problem)
+        if "Unsupported global" in reason or "Unsupported class" in reason or "Weights only" in reason:
+            asked = _first_match(reason)
+            raise CheckpointError(
+                f"{path} was not opened: {asked}. Files of weights hold tensors and plain values only",
+                "Use a file from a source you trust that was saved as a state dict.",
+            ) from problem
+        raise _damaged(path, reason.splitlines()[0]) from problem
+    except Exception as problem:
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise _damaged(path, f"not a readable PyTorch file ({reason[:200]})") from problem
+
+
+def _first_match(reason: str) -> str:
+    import re
+
+    found = re.search(r"GLOBAL ([\w.]+)", reason) or re.search(r"(?:global|class) ([\w.]+)", reason)
+    name = found.group(1) if found else "an object that is not data"
+    return f"it is not a plain file of weights, it asks to run or build {name}"
+
+
+def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    for nest in _NESTS:
+        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            content = content[nest]
+            break
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        kind = type(content).__name__
+        raise CheckpointError(
+            f"{path} holds no tensors by name: its content is a {kind}",
+            "Give the state dict that training saved, e.g. netG_210000.pth.",
+        )
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors

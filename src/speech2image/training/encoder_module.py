@@ -1,0 +1,307 @@
+"""Training of speech encoders by images: the recipes of Li et al. and of S2IGAN.
+
+Here: one module for both, which computes the losses, steps one Adam and, in validation, measures
+speech-to-image recall by class.  Losses are in `losses/`, networks in `speech/` and `vision/`,
+counters and checkpoints in `module.py`; numbers for tables come from `metrics/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric
+from torchmetrics.retrieval import RetrievalHitRate
+
+from speech2image.audio.augment import spec_augment
+from speech2image.errors import ConfigError
+from speech2image.losses.distill import distillation, normalised_l1
+from speech2image.losses.matching import (
+    distinctive_loss,
+    joint_embedding_loss,
+    matching_loss,
+    retrieval_accuracy,
+)
+from speech2image.training.module import TrainingModule
+from speech2image.types import SpeechBatch
+from speech2image.vision.branch import ConvBranch, InceptionBranch
+from speech2image.vision.teacher import require_pretrained
+
+RECALL_KS = (1, 5, 10)
+#: Adam of the published recipes: betas and weight decay.
+PUBLISHED_ADAM = {"li_et_al": ((0.9, 0.999), 1e-5), "s2igan": ((0.95, 0.999), 1e-3)}
+
+
+class EncoderModule(TrainingModule):
+    """Train a speech encoder so that its sentence lies where the image lies.
+
+    Batches are dicts: `speech` (`SpeechBatch`), `class_id` `(B,)`, and `image` `(B, 3, H, W)` in
+    [-1, 1] or, for `li_et_al`, `teacher` `(B, F)` features instead.
+
+    Args:
+        encoder: `SpeechBatch` to `Condition`, trained.
+        image_branch: `s2igan`: image encoder trained along, images to `(B, D)`; `li_et_al`: any
+            network with `features`, frozen here, or None where batches carry `teacher`.
+        objective: `li_et_al` or `s2igan`.
+        num_classes: classes of the shared classifier of `s2igan`; unused without it.
+        diff_weight: `li_et_al`, joint embedding of different classes.
+        same_weight: `li_et_al`, joint embedding within a class.
+        l1_weight: `li_et_al`, normalised L1.
+        distill_weight: `li_et_al`, distillation.
+        temperature: `li_et_al`, softening of the teacher.
+        direction: `li_et_al`, see `joint_embedding_loss`.
+        l1_per: `li_et_al`, see `normalised_l1`.
+        distill_reduction: `li_et_al`, see `distillation`.
+        match_weight: `s2igan`, both matching terms.
+        distinctive_weight: `s2igan`, both classification terms; 0: no classifier is made.
+        gamma: `s2igan`, inverse temperature of the matching terms.
+        mask_same_class: `s2igan`, other items of the class do not compete.
+        lr: learning rate of Adam.
+        betas: Adam's; None: as published for the objective.
+        weight_decay: L2 penalty; None: as published for the objective.
+        num_time_masks: SpecAugment, stretches of time blanked in training.
+        max_time_frames: SpecAugment, longest stretch.
+        num_freq_masks: SpecAugment, groups of bands blanked.
+        max_freq_bands: SpecAugment, widest group.
+        mask_fill: SpecAugment, value of what is blanked.
+        seed: root of every draw.
+        schedule: learning-rate factor as a function of `train_step`; None: constant.
+
+    Raises: ConfigError: unknown objective, or networks that do not fit it or each other.
+    Source: Li et al. 2020, section 3.1; S2IGAN, section 3.1; references in the losses.  Differs:
+        same classes are masked by the class numbers of the corpus.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        image_branch: nn.Module | None = None,
+        objective: str = "s2igan",
+        num_classes: int = 0,
+        diff_weight: float = 1.0,
+        same_weight: float = 0.1,
+        l1_weight: float = 5.0,
+        distill_weight: float = 1000.0,
+        temperature: float = 2.0,
+        direction: str = "column",
+        l1_per: str = "batch",
+        distill_reduction: str = "mean",
+        match_weight: float = 1.0,
+        distinctive_weight: float = 1.0,
+        gamma: float = 10.0,
+        mask_same_class: bool = True,
+        lr: float = 1e-3,
+        betas: Sequence[float] | None = None,
+        weight_decay: float | None = None,
+        num_time_masks: int = 0,
+        max_time_frames: int = 0,
+        num_freq_masks: int = 0,
+        max_freq_bands: int = 0,
+        mask_fill: float = 0.0,
+        seed: int = 0,
+        schedule: Callable[[int], float] | None = None,
+    ) -> None:
+        super().__init__(seed=seed, schedule=schedule)
+        classifies = objective == "s2igan" and distinctive_weight > 0
+        _check_networks(encoder, image_branch, objective, num_classes if classifies else None)
+        published_betas, published_decay = PUBLISHED_ADAM[objective]
+        self.objective, self.lr = objective, lr
+        first, second = published_betas if betas is None else betas
+        self.betas = (float(first), float(second))
+        self.weight_decay = published_decay if weight_decay is None else weight_decay
+        self.pair_weights = {
+            "diff_weight": diff_weight,
+            "same_weight": same_weight,
+            "direction": direction,
+        }
+        self.l1_weight, self.distill_weight, self.temperature = l1_weight, distill_weight, temperature
+        self.l1_per, self.distill_reduction = l1_per, distill_reduction
+        self.match_weight, self.distinctive_weight, self.gamma = match_weight, distinctive_weight, gamma
+        self.mask_same_class = mask_same_class
+        self.masks = {
+            "num_time_masks": num_time_masks,
+            "max_time_frames": max_time_frames,
+            "num_freq_masks": num_freq_masks,
+            "max_freq_bands": max_freq_bands,
+        }
+        self.mask_fill = mask_fill
+        self.encoder, self.image_branch = encoder, image_branch
+        dim: Any = encoder.sentence_dim
+        self.classifier = nn.Linear(dim, num_classes) if classifies else None
+        if objective == "li_et_al" and image_branch is not None:
+            image_branch.requires_grad_(False).eval()
+        self._recalls = nn.ModuleDict(
+            {f"val_recall_{k}": RetrievalHitRate(empty_target_action="neg", top_k=k) for k in RECALL_KS}
+        )
+        self._means = nn.ModuleDict({"val_loss": MeanMetric(), "val_accuracy": MeanMetric()})
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    # ---- Lightning ---------------------------------------------------------------------------
+    def setup(self, stage: str) -> None:
+        """Refuse to train against a frozen network whose weights were never loaded."""
+        if stage == "fit":
+            require_pretrained(self.image_branch)
+
+    def train(self, mode: bool = True) -> EncoderModule:
+        """Set the mode; a frozen teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.objective == "li_et_al" and self.image_branch is not None:
+            self.image_branch.eval()
+        return self
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+        """Return one Adam over everything that is trained."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            torch.optim.Adam(
+                trained, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            )
+        ]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int = 0) -> None:
+        """Train on one batch and count it."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        terms, _, _ = self.loss_terms({**batch, "speech": self._augment(batch["speech"])})
+        self.manual_backward(terms["loss"])
+        optimizer.step()
+        self.record(**terms)
+        self.finish_step(len(batch["class_id"]))
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int = 0) -> None:
+        """Collect the embeddings of one batch, its loss and its in-batch accuracy."""
+        terms, image, sentence = self.loss_terms(batch)
+        self._means["val_loss"].update(terms["loss"], len(image))
+        self._means["val_accuracy"].update(terms["accuracy"], len(image))
+        self._seen.append((image, sentence, batch["class_id"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log recall by class over everything collected, mean loss and mean accuracy."""
+        if self._seen:
+            self.log_dict(self.retrieval_scores())
+        self._seen = []
+
+    # ---- arithmetic --------------------------------------------------------------------------
+    def loss_terms(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Return the loss terms of a batch by name, and its two embeddings.
+
+        Args: batch: see the class.
+        Returns: scalars (`loss` is their weighted sum, `accuracy` has no gradient), image features
+            `(B, D)` and sentences `(B, D)`.
+        """
+        sentence = self.encoder(batch["speech"]).sentence.float()
+        class_ids = batch["class_id"]
+        if self.objective == "li_et_al":
+            return self._li_et_al(self._teach(batch).float(), sentence, class_ids)
+        assert self.image_branch is not None
+        return self._s2igan(self.image_branch(batch["image"]).float(), sentence, class_ids)
+
+    def _li_et_al(
+        self, image: Tensor, sentence: Tensor, class_ids: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        terms = {
+            "loss_jel": joint_embedding_loss(image, sentence, class_ids, **self.pair_weights),  # type: ignore[arg-type]
+            "loss_l1": normalised_l1(sentence, image, self.l1_per),
+            "loss_distill": distillation(sentence, image, self.temperature, self.distill_reduction),
+        }
+        weighted = self.l1_weight * terms["loss_l1"] + self.distill_weight * terms["loss_distill"]
+        accuracy = retrieval_accuracy(image, sentence.detach())
+        return {"loss": terms["loss_jel"] + weighted, **terms, "accuracy": accuracy}, image, sentence
+
+    def _s2igan(
+        self, image: Tensor, sentence: Tensor, class_ids: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        ids = class_ids if self.mask_same_class else None
+        to_speech, to_image = matching_loss(image, sentence, ids, self.gamma)
+        terms = {"loss_match": to_speech + to_image}
+        loss = self.match_weight * terms["loss_match"]
+        if self.classifier is not None:
+            own, spoken = distinctive_loss(self.classifier(image), self.classifier(sentence), class_ids)
+            terms["loss_distinctive"] = own + spoken
+            loss = loss + self.distinctive_weight * terms["loss_distinctive"]
+        unit = functional.normalize(sentence.detach(), dim=1)
+        accuracy = retrieval_accuracy(unit, functional.normalize(image.detach(), dim=1), class_ids)
+        return {"loss": loss, **terms, "accuracy": accuracy}, image, sentence
+
+    def _teach(self, batch: dict[str, Any]) -> Tensor:
+        if "teacher" in batch:
+            return batch["teacher"]
+        if self.image_branch is None:
+            raise ConfigError(
+                "objective li_et_al has no teacher: no image network, and no features in the batch",
+                "Choose a teacher: vision=class_teacher, or vision=feature_file with its files.",
+            )
+        features: Any = self.image_branch.features
+        with torch.no_grad():
+            return features(batch["image"])
+
+    def _augment(self, speech: SpeechBatch) -> SpeechBatch:
+        if not self.masks["num_time_masks"] and not self.masks["num_freq_masks"]:
+            return speech
+        blanked = spec_augment(
+            speech.features, speech.lengths, self.rng("spec_augment"), **self.masks, fill=self.mask_fill
+        )
+        return SpeechBatch(blanked, speech.lengths)
+
+    def retrieval_scores(self) -> dict[str, Tensor]:
+        """Return recall by class at 1, 5 and 10, mean loss and accuracy of what was collected.
+
+        A hit: one of the k images nearest to a sentence (cosine) has its class.  Only the nearest
+        ten of a query enter torchmetrics, which look at no others.
+        """
+        images, sentences, class_ids = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        scores = functional.normalize(sentences, dim=1) @ functional.normalize(images, dim=1).T
+        best, places = scores.topk(min(max(RECALL_KS), len(images)), dim=1)
+        right = class_ids[places] == class_ids[:, None]
+        queries = torch.arange(len(images), device=images.device)[:, None].expand_as(places)
+        values: dict[str, Tensor] = {}
+        for name, metric in (*self._recalls.items(), *self._means.items()):
+            measure: Any = metric
+            if name in self._recalls:
+                measure.update(best.flatten(), right.flatten(), queries.flatten())
+            values[name] = measure.compute()
+            measure.reset()
+        return values
+
+    # ---- results -----------------------------------------------------------------------------
+    def inference_module(self) -> nn.Module:
+        """Return the speech encoder."""
+        return self.encoder
+
+
+def _check_networks(
+    encoder: nn.Module, image_branch: nn.Module | None, objective: str, num_classes: int | None
+) -> None:
+    dim = getattr(encoder, "sentence_dim", None)
+    if objective not in PUBLISHED_ADAM:
+        raise ConfigError(f"encoder objective is {objective!r}", f"Use one of: {', '.join(PUBLISHED_ADAM)}.")
+    if objective == "s2igan":
+        if image_branch is None or not hasattr(image_branch, "embed_dim"):
+            raise ConfigError(
+                f"objective s2igan trains an image branch, found {type(image_branch).__name__}",
+                "Choose one: vision=conv_branch or vision=inception.",
+            )
+        if image_branch.embed_dim != dim:
+            raise ConfigError(
+                f"the image branch has embeddings of {image_branch.embed_dim}, the speech encoder of {dim}",
+                f"Type: vision.embed_dim={dim}",
+            )
+        if num_classes is not None and num_classes < 1:
+            raise ConfigError(
+                "the distinctive loss needs num_classes", "Give num_classes, or loss.distinctive_weight=0."
+            )
+        return
+    if isinstance(image_branch, (ConvBranch, InceptionBranch)):
+        raise ConfigError(
+            f"objective li_et_al learns from a frozen teacher, {type(image_branch).__name__} is trained along",
+            "Choose a teacher: vision=class_teacher or vision=googlenet.",
+        )
+    feature_dim = getattr(image_branch, "feature_dim", None)
+    if feature_dim is not None and feature_dim != dim:
+        raise ConfigError(
+            f"the teacher has {feature_dim} features, the speech encoder's sentence {dim}",
+            f"Type: encoder.width={feature_dim}",
+        )
