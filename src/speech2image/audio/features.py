@@ -22,7 +22,7 @@ from speech2image.errors import ConfigError, DataError, nearest_names
 
 WINDOW_S, HOP_S = 0.025, 0.010
 RECIPES = ("decibel", "standardised")
-EDGES = ("librosa_0.8", "librosa_0.9")
+EDGES = ("reflect", "zeros")
 _LINEAR_HZ, _BREAK_HZ = 200.0 / 3.0, 1000.0
 _BREAK_MEL, _LOG_STEP = 15.0, math.log(6.4) / 27.0
 
@@ -43,8 +43,10 @@ class FrontEnd:
             utterance, floor -80) or `standardised` (Hann window, natural log, every band to mean 0
             and deviation 1 over the utterance).
         fmin_hz: lower edge of the lowest band; the upper edge of the highest is half the rate.
-        edges: `librosa_0.8`: signal edges reflected, filter bins evenly spaced; `librosa_0.9`:
-            edges zero-padded, true bin frequencies (they differ for odd windows).
+        edges: what lies beyond both ends of the signal: `reflect` (librosa 0.8) or `zeros` (from
+            0.9 on).
+        even_bins: FFT bins evenly spaced from 0 to half the rate (librosa 0.8); False: their true
+            frequencies (from 0.9 on), which differ where the window is odd, as in `s2igan`.
     """
 
     name: str
@@ -56,7 +58,8 @@ class FrontEnd:
     min_frames: int
     recipe: str = "decibel"
     fmin_hz: float = 0.0
-    edges: str = "librosa_0.8"
+    edges: str = "reflect"
+    even_bins: bool = True
 
     @property
     def window_samples(self) -> int:
@@ -87,7 +90,7 @@ class FrontEnd:
         else:
             signal = wave if wave.size else np.zeros(1)
             window = torch.hann_window(size, periodic=True, dtype=torch.float64)
-        mode: Any = "reflect" if self.edges == "librosa_0.8" else "constant"
+        mode: Any = "reflect" if self.edges == "reflect" else "constant"
         padded = torch.from_numpy(np.pad(signal, size // 2, mode=mode))
         return spectrogram(
             padded, 0, window, size, self.hop_samples, size, power=2.0, normalized=False, center=False
@@ -96,7 +99,7 @@ class FrontEnd:
     def filter_bank(self) -> Tensor:
         """Return the mel filter bank `(M, F)` float32."""
         return _filter_bank(
-            self.window_samples, self.sample_rate_hz, self.mel_dim, self.fmin_hz, self.edges == "librosa_0.8"
+            self.window_samples, self.sample_rate_hz, self.mel_dim, self.fmin_hz, self.even_bins
         )
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
@@ -121,7 +124,7 @@ def decibel(power: Tensor) -> Tensor:
     """Return `power` in dB relative to its maximum, floor 80 dB below; same shape, in [-80, 0]."""
     peak = max(float(power.max()), 1e-10)
     level = amplitude_to_DB(power[None], 10.0, 1e-10, math.log10(peak), top_db=80.0)
-    return level[0]
+    return level[0].clamp_max(0.0)  # rounding of the logarithms
 
 
 def _standardise(bands: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
             f"{path}: cannot be written: {error}", "Check the free space and the rights of the folder."
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _check_file(path: Path) -> None:

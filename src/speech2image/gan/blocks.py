@@ -3,7 +3,8 @@
 Here: the gated up-sampling block, the residual block, the block that joins a condition to a map,
 and their initialisation.  Two of them use exact shortcuts: nearest up-sampling followed by a 3x3
 convolution is one transposed convolution, and a spatially constant condition has only nine
-distinct responses to a padded 3x3 kernel.  Networks are in `stackgan.py` and `discriminators.py`.
+distinct responses to a padded 3x3 kernel.  Norms with activations are in `norms.py`, networks in
+`stackgan.py` and `discriminators.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from speech2image.gan.norms import apply_layers, normalise_activate
 
 LEAKY_SLOPE = 0.2
 FEW_PIXELS = 1024
@@ -88,8 +91,7 @@ class UpBlock(nn.Sequential):
 
     def forward(self, image_map: Tensor) -> Tensor:
         """Return `(B, C_out, 2H, 2W)`."""
-        conv, norm, gate = self[1], self[2], self[3]
-        return gate(norm(upsample_conv3x3(image_map, conv.weight)))
+        return normalise_activate(upsample_conv3x3(image_map, self[1].weight), self[2], self[3])
 
 
 class JointBlock(nn.Sequential):
@@ -110,10 +112,13 @@ class JointBlock(nn.Sequential):
             nn.GLU(dim=1) if gated else nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
         )
 
-    def forward(self, condition: Tensor, image_map: Tensor) -> Tensor:  # type: ignore[override]
-        """Return `(B, C_out, H, W)` of `condition` `(B, D)` and `image_map` `(B, C, H, W)`."""
-        conv, norm, activation = self[0], self[1], self[2]
-        return activation(norm(conv3x3_with_condition(condition, image_map, conv.weight)))
+    def forward(self, condition: Tensor, image_map: Tensor, num_kinds: int = 1) -> Tensor:  # type: ignore[override]
+        """Return `(B, C_out, H, W)` of `condition` `(B, D)` and `image_map` `(B, C, H, W)`.
+
+        `num_kinds` as in `normalise_activate`.
+        """
+        joined = conv3x3_with_condition(condition, image_map, self[0].weight)
+        return normalise_activate(joined, self[1], self[2], num_kinds)
 
 
 class ResidualBlock(nn.Module):
@@ -135,7 +140,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, image_map: Tensor) -> Tensor:
         """Return `(B, C, H, W)` of the same shape as `image_map`."""
-        return self.block(image_map) + image_map
+        return apply_layers(self.block, image_map) + image_map
 
 
 def down_block(in_channels: int, out_channels: int) -> nn.Sequential:

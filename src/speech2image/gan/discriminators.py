@@ -7,10 +7,15 @@ for 64, 128 and 256.  They return logits, never probabilities; losses on logits 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speech2image.errors import ConfigError
 from speech2image.gan.blocks import LEAKY_SLOPE, JointBlock, down_block, initialise, same_block
+from speech2image.gan.norms import apply_layers
 
 IMAGE_SIZES = (16, 32, 64, 128, 256)
 
@@ -52,27 +57,53 @@ class StackDiscriminator(nn.Module):
         self.uncond_logits = nn.Sequential(nn.Conv2d(code_dim, 1, kernel_size=4, stride=4))
         initialise(self)
 
-    def code(self, image: Tensor) -> Tensor:
-        """Return the code `(B, 8*df_dim, 4, 4)` of `image` `(B, 3, H, H)`, before the condition joins."""
-        code = self.img_code_s16(image)
+    def code(self, image: Tensor, num_kinds: int = 1) -> Tensor:
+        """Return the code `(B, 8*df_dim, 4, 4)` of `image` `(B, 3, H, H)`, before the condition joins.
+
+        `num_kinds` as in `gan.norms.normalise_activate`.
+        """
+        code = apply_layers(self.img_code_s16, image, num_kinds)
         for name in ("img_code_s32", "img_code_s32_1", "img_code_s64", "img_code_s64_1", "img_code_s64_2"):
             if hasattr(self, name):
-                code = self.get_submodule(name)(code)
+                code = apply_layers(getattr(self, name), code, num_kinds)
         return code
 
-    def judge(self, code: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(self, code: Tensor, mu: Tensor, num_kinds: int = 1) -> tuple[Tensor, Tensor]:
         """Return conditional and unconditional logits, `(B,)` each.
 
         Args:
             code: `(B, 8*df_dim, 4, 4)` of `code`.
             mu: `(B, C)`, mean of the condition (never the draw).
+            num_kinds: as in `gan.norms.normalise_activate`.
         """
-        cond_logits = self.logits(self.jointConv(mu, code))
-        return cond_logits.flatten(), self.uncond_logits(code).flatten()
+        joined = self.jointConv(mu, code, num_kinds)
+        return _whole_map_logits(self.logits[0], joined), _whole_map_logits(self.uncond_logits[0], code)
+
+    def judge_kinds(self, images: Sequence[Tensor], mu: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Judge several kinds of image in one pass, each normalised by its own statistics.
+
+        Args:
+            images: one `(B, 3, H, H)` a kind.
+            mu: `(B, C)`, shared by the kinds.
+        Returns: conditional and unconditional logits of each kind, as from separate calls in order.
+        Cost:    every weight is read once instead of once a kind.
+        """
+        num_kinds = len(images)
+        mixed = torch.stack(list(images), dim=1).flatten(0, 1)
+        code = self.code(mixed, num_kinds)
+        cond, uncond = self.judge(code, mu.repeat_interleave(num_kinds, dim=0), num_kinds)
+        return list(
+            zip(cond.view(-1, num_kinds).unbind(1), uncond.view(-1, num_kinds).unbind(1), strict=True)
+        )
 
     def forward(self, image: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """Return conditional and unconditional logits, `(B,)` each, of `image` `(B, 3, H, H)`."""
         return self.judge(self.code(image), mu)
+
+
+def _whole_map_logits(layer: nn.Conv2d, code: Tensor) -> Tensor:
+    """Apply a convolution that covers the whole 4x4 map, as the inner product it is."""
+    return F.linear(code.flatten(1), layer.weight.flatten(1), layer.bias).squeeze(1)
 
 
 def _trunk(image_px: int, df_dim: int) -> nn.Sequential:

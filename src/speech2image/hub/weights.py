@@ -13,6 +13,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any
         state: names to tensors.
         meta: plain JSON data (model name, arguments, step).
 
-    Returns: sha256 of the content, as `load_weights` checks it.
+    Returns: sha256 of tensors and metadata, as `load_weights` checks it.
     Raises:  CheckpointError: the file cannot be written or does not read back the same.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    digest = content_hash(tensors)
-    header = {"speech2image": json.dumps(dict(meta), sort_keys=True), "sha256": digest}
+    description = json.dumps(dict(meta), sort_keys=True)
+    digest = _sealed(tensors, description)
+    header = {"speech2image": description, "sha256": digest}
     beside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,11 +53,12 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any
             file.write(to_safetensors(_unshared(tensors), metadata=header))
             file.flush()
             os.fsync(file.fileno())
-        if read_weights(beside)[1] != json.loads(header["speech2image"]):
+        if read_weights(beside)[1] != json.loads(description):
             raise CheckpointError(f"{path} did not read back as written", "Check the disk.")
         beside.replace(path)
     except OSError as problem:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise CheckpointError(
             f"weights could not be written to {path}: {problem.strerror or problem}",
             "Free some space or choose another folder with paths.runs=DIR.",
@@ -83,7 +86,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is a safetensors file, but not one that speech2image wrote",
             "Foreign checkpoints come in through: speech2image import system=NAME checkpoint=FILE.",
         )
-    if content_hash(tensors) != header["sha256"]:
+    if _sealed(tensors, header["speech2image"]) != header["sha256"]:
         raise _damaged(path, "its content does not match the hash in its header")
     meta: dict[str, Any] = json.loads(header["speech2image"])
     return tensors, meta
@@ -187,6 +190,10 @@ def content_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _sealed(state: Mapping[str, Tensor], description: str) -> str:
+    return hashlib.sha256(f"{content_hash(state)}|{description}".encode()).hexdigest()
+
+
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     result = {}
@@ -227,7 +234,7 @@ def _check_archive(path: Path) -> None:
 def _unpickle_weights(path: Path) -> Any:
     scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     rebuild = np.float64(0).__reduce__()[0]
-    allowed = [np.dtype, *scalar_types, rebuild, (rebuild, "numpy.core.multiarray.scalar")]
+    allowed: list[Any] = [np.dtype, *scalar_types, rebuild, (rebuild, "numpy.core.multiarray.scalar")]
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)

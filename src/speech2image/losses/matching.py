@@ -45,7 +45,7 @@ def joint_embedding_loss(
         )
     scores = image @ speech.T
     same = class_ids[:, None] == class_ids[None, :]
-    weight = torch.where(same, same_weight, diff_weight).to(scores.dtype)
+    weight = torch.full_like(scores, diff_weight).masked_fill(same, same_weight)
     margin = (~same).to(scores.dtype)
     matching = scores.diagonal()
     terms = []

@@ -128,7 +128,9 @@ def attribute_accuracy(
     result = {}
     for name in named:
         counted, right = hits[name]
-        spread = interval(right[counted], seed=seed, groups=None if groups is None else np.asarray(groups)[counted])
+        spread = interval(
+            right[counted], seed=seed, groups=None if groups is None else np.asarray(groups)[counted]
+        )
         result[f"attribute_accuracy/{name}"] = measured(
             protocol,
             f"attribute_accuracy/{name}",

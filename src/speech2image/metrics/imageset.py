@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from speech2image.errors import DataError, ProtocolError
-from speech2image.images.pyramid import resize_short
+from speech2image.images.pyramid import centre_crop, resize_short
 from speech2image.images.read import read_image
 
 Source = Sequence[Path] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
@@ -59,9 +59,7 @@ def to_square(image: npt.NDArray[np.uint8], image_px: int) -> npt.NDArray[np.uin
     """Return the centre square of `(H, W, 3)` with its shorter side resized to `image_px`."""
     if image.shape[:2] == (image_px, image_px):
         return image
-    image = resize_short(image, image_px)
-    top, left = (image.shape[0] - image_px) // 2, (image.shape[1] - image_px) // 2
-    return image[top : top + image_px, left : left + image_px]
+    return centre_crop(resize_short(image, image_px), image_px)
 
 
 @dataclass(frozen=True)
@@ -108,10 +106,16 @@ def read_generated(folder: Path, known_utterances: Collection[str] | None = None
     }
     _refuse("listed in the manifest but missing", [str(f) for f in files if not f.is_file()], folder)
     _refuse("match no utterance of the manifest", sorted(map(str, found - listed)), folder)
-    _refuse("are listed twice", sorted({str(f) for f in files if files.count(f) > 1}) if len(listed) < len(files) else [], folder)
+    _refuse(
+        "are listed twice",
+        sorted({str(f) for f in files if files.count(f) > 1}) if len(listed) < len(files) else [],
+        folder,
+    )
     if known_utterances is not None:
         known = set(known_utterances)
-        strangers = [f"{r['file']} ({r.get('utterance')})" for r in records if r.get("utterance") not in known]
+        strangers = [
+            f"{r['file']} ({r.get('utterance')})" for r in records if r.get("utterance") not in known
+        ]
         _refuse("belong to utterances that the corpus does not have", strangers, folder)
     _refuse("are not images", [str(f) for f in files if not _looks_like_image(f)], folder)
     return GeneratedSet(files, tuple(records))

@@ -100,7 +100,8 @@ class Probe(nn.Module):
         Returns: `probe_accuracy/<head>` for each head and `probe_accuracy/mean`.
         """
         found = self.predict(images)
-        result, hits = {}, []
+        result: dict[str, Metric] = {}
+        hits: list[npt.NDArray[np.bool_]] = []
         labelled = [name for name in self.classes if name in labels and (np.asarray(labels[name]) >= 0).any()]
         for name in [*labelled, "mean"]:
             if name == "mean":
@@ -183,7 +184,7 @@ class Probe(nn.Module):
             )
         self.eval()
         device = next(self.parameters()).device
-        batches = torch.as_tensor(images).split(batch_size)
+        batches = torch.as_tensor(images).split(batch_size)  # type: ignore[no-untyped-call]
         return [self(scale(batch.to(device))) for batch in batches]
 
 
@@ -244,9 +245,11 @@ def train_probe(
         rows, order = order[:batch_size], order[batch_size:]
         batch = scale(_shifted(padded, rows, images.shape[2], flip, rng).to(device))
         _, logits = probe(batch)
-        loss = torch.stack([_head_loss(logits[name], targets[name][rows].to(device)) for name in classes]).sum()
+        loss = torch.stack(
+            [_head_loss(logits[name], targets[name][rows].to(device)) for name in classes]
+        ).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return probe.eval()
@@ -263,9 +266,7 @@ def rotation_task(
     Source:  Gidaris et al. 2018, "Unsupervised representation learning by predicting rotations".
     """
     turns = np.random.default_rng(seed).integers(0, 4, len(images))
-    turned = np.stack(
-        [np.rot90(image, turn, axes=(1, 2)) for image, turn in zip(images, turns, strict=True)]
-    )
+    turned = np.stack([np.rot90(image, turn, axes=(1, 2)) for image, turn in zip(images, turns, strict=True)])
     return turned, {"rotation": turns}, {"rotation": ["0", "90", "180", "270"]}
 
 

@@ -83,7 +83,9 @@ def image_scores(
     Raises:  ProtocolError: no protocol, another network than it names, too few images, sizes mixed.
     """
     if protocol is None:
-        raise ProtocolError("FID, IS and KID were asked for without a protocol", "Name one: protocol=offline.")
+        raise ProtocolError(
+            "FID, IS and KID were asked for without a protocol", "Name one: protocol=offline."
+        )
     if protocol.network != network.name:
         raise ProtocolError(
             f"protocol '{protocol.name}' uses the network {protocol.network}, not {network.name}",
@@ -94,7 +96,12 @@ def image_scores(
     fake = extract(network, ImageSet(generated, image_px), batch_size, "generated images")
     true = extract(network, ImageSet(real, image_px), batch_size, "real images")
     return feature_scores(
-        fake, true, protocol=protocol, image_px=image_px, network=network.name, weight_hash=network.weight_hash
+        fake,
+        true,
+        protocol=protocol,
+        image_px=image_px,
+        network=network.name,
+        weight_hash=network.weight_hash,
     )
 
 
@@ -106,7 +113,9 @@ def feature_scores(
     Raises:  ProtocolError: as in `image_scores`.
     """
     if protocol is None:
-        raise ProtocolError("FID, IS and KID were asked for without a protocol", "Name one: protocol=offline.")
+        raise ProtocolError(
+            "FID, IS and KID were asked for without a protocol", "Name one: protocol=offline."
+        )
     _check_counts(protocol, len(fake.features), len(true.features))
     details |= {"generated": len(fake.features), "real": len(true.features), "seed": protocol.metric_seed}
     return {
@@ -136,23 +145,15 @@ def frechet_distance(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
 
 def _triangle(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the smaller matrix of equal Gram matrix: the R factor of a tall one."""
-    return np.linalg.qr(matrix, mode="r") if len(matrix) > matrix.shape[1] else matrix
+    if len(matrix) <= matrix.shape[1]:
+        return matrix
+    return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 def _fid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]) -> Metric:
     statistics = [fid_features_to_statistics(side) for side in (fake, true)]
     value = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    draws = []
-    sides = [np.asarray(side, dtype=np.float64) for side in (fake, true)]
-    blocks = [
-        resampling_counts(len(side), protocol.fid_replicates, protocol.metric_seed + index)
-        for index, side in enumerate(sides)
-    ]
-    counts = [np.concatenate(list(block)) for block in blocks]
-    for pair in zip(*counts, strict=True):
-        drawn = [np.repeat(side, times.astype(np.int64), axis=0) for side, times in zip(sides, pair, strict=True)]
-        draws.append(frechet_distance(*drawn))
-    spread = _Z95 * float(np.std(draws)) if draws else None
+    spread = _fid_spread(fake, true, protocol)
     return measured(
         protocol,
         "fid",
@@ -166,6 +167,24 @@ def _fid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]
         replicates=protocol.fid_replicates,
         **details,
     )
+
+
+def _fid_spread(fake: Tensor, true: Tensor, protocol: Protocol) -> float | None:
+    """Return half the width of the interval of FID from resampled features of both sides."""
+    if protocol.fid_replicates < 2:
+        return None
+    resampled = []
+    for index, side in enumerate((fake, true)):
+        rows = np.asarray(side, dtype=np.float64)
+        blocks = resampling_counts(len(rows), protocol.fid_replicates, protocol.metric_seed + index)
+        counts = np.concatenate(list(blocks)).astype(np.int64)
+        resampled.append((rows, counts))
+    (left, left_counts), (right, right_counts) = resampled
+    draws = [
+        frechet_distance(left.repeat(drawn, axis=0), right.repeat(other, axis=0))
+        for drawn, other in zip(left_counts, right_counts, strict=True)
+    ]
+    return _Z95 * float(np.std(draws))
 
 
 def _inception_score(logits: Tensor, protocol: Protocol, details: dict[str, Any]) -> Metric:

@@ -22,7 +22,7 @@ from speech2image.report.style import SCRIPT, STYLE
 from speech2image.report.tables import comma_separated, markdown
 from speech2image.report.template import TEMPLATE
 
-NUM_HEADLINES = 6
+NUM_HEADLINES = 4
 
 
 def write_report(
@@ -135,7 +135,8 @@ def _write_all(out: Path, texts: Mapping[str, str]) -> dict[str, Path]:
                 os.fsync(stream.fileno())
             os.chmod(written[name], 0o644)
         for name in texts:
-            os.replace(written.pop(name), out / name)
+            os.replace(written[name], out / name)
+            del written[name]
     except OSError as error:
         raise DataError(
             f"the report cannot be written into {out}: {error.strerror or error}",

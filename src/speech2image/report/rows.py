@@ -21,7 +21,9 @@ COLOURS = {
     "tan": "#c2a06b", "beige": "#cbb88f", "buff": "#d1ac6b", "black": "#222222", "grey": "#8a8f98",
     "gray": "#8a8f98", "white": "#f4f4f0", "silver": "#b4bac2",
 }  # fmt: skip
-_WORDS = re.compile(r"\b(" + "|".join(sorted(COLOURS, key=len, reverse=True)) + r")(?:ish)?\b", re.IGNORECASE)
+_WORDS = re.compile(
+    r"\b(" + "|".join(sorted(COLOURS, key=len, reverse=True)) + r")(?:[dn]?ish)?\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

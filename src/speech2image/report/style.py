@@ -48,23 +48,26 @@ pre { background: var(--wash); border-radius: 8px; padding: 12px 14px; overflow:
   margin: 8px 0; }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { text-align: left; padding: 9px 14px; vertical-align: top; border-bottom: 1px solid var(--rule); }
+th, td { text-align: left; padding: 9px 12px; vertical-align: top; border-bottom: 1px solid var(--rule); }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-size: 12.5px; color: var(--soft); font-weight: 600; vertical-align: bottom;
   background: var(--wash); white-space: nowrap; }
 th small, td small { display: block; font-weight: 400; font-size: 12px; color: var(--soft); }
-tbody th { font-weight: 600; min-width: 150px; }
+tbody th { font-weight: 600; min-width: 190px; }
 tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1; }
 thead th:first-child { background: var(--wash); }
 td.number { white-space: nowrap; }
+td.training { min-width: 150px; }
 .value { font-size: 15px; } b.value { font-weight: 700; }
 .interval { color: var(--soft); margin-left: 4px; font-size: 13px; }
 .dot-mark { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px;
   background: var(--colour); flex: none; }
-.gaps { background: var(--warn-wash); border-radius: 10px; padding: 10px 16px; margin: 14px 0; font-size: 14px; }
+.gaps { background: var(--warn-wash); border-radius: 10px; padding: 10px 16px; margin: 14px 0;
+  font-size: 14px; }
 .gaps h4 { margin: 0 0 2px; color: var(--warn); } .gaps ul { margin: 0; padding-left: 20px; }
 details { margin: 12px 0; } summary { cursor: pointer; padding: 4px 0; }
-details.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 8px 16px; }
+details.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
+  padding: 8px 16px; }
 .controls { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 22px; margin: 8px 0 14px; }
 .controls label { display: flex; align-items: center; gap: 10px; font-size: 13.5px; color: var(--soft); }
 input[type=range] { accent-color: var(--accent); width: 180px; }
@@ -81,13 +84,14 @@ input[type=range] { accent-color: var(--accent); width: 180px; }
 audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
 .spectrogram { position: relative; margin: 0; }
 .spectrogram img { width: 100%; height: 76px; display: block; border-radius: 6px; }
-.spectrogram .cursor { position: absolute; top: 0; height: 76px; width: 2px; background: #fff; left: 0; opacity: 0; }
+.spectrogram .cursor { position: absolute; top: 0; left: 0; height: 76px; width: 2px; background: #fff;
+  opacity: 0; }
 .spectrogram figcaption { display: flex; justify-content: space-between; font-size: 11.5px; }
 .pictures { display: flex; flex-wrap: wrap; gap: 14px 18px; align-items: flex-start; }
 .pictures figure { margin: 0; min-width: 0; max-width: 100%; }
 .pictures figcaption { font-size: 12.5px; line-height: 1.35; margin-top: 6px; display: flex;
   align-items: baseline; max-width: calc(var(--cell) * 2); overflow-wrap: anywhere; }
-.stacked figcaption { max-width: var(--cell); } .stacked .samples { flex-direction: column; }
+.stacked .pictures figcaption { max-width: var(--cell); } .stacked .samples { flex-direction: column; }
 .samples { display: flex; flex-wrap: wrap; gap: 6px; }
 .samples img, .none { width: var(--cell); height: var(--cell); border-radius: 8px; background: var(--wash);
   object-fit: contain; display: block; }
@@ -95,10 +99,11 @@ audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
   font-size: 12.5px; color: var(--soft); border: 1px dashed var(--rule); background: none; }
 img.crisp { image-rendering: pixelated; }
 .real { padding-right: 18px; border-right: 1px solid var(--rule); }
-.grids, .charts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); }
+.grids, .charts { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); }
 .grids figure, .charts figure { margin: 0; background: var(--card); border: 1px solid var(--rule);
   border-radius: 12px; padding: 14px; }
-.grids img { width: 100%; max-height: 560px; object-fit: contain; object-position: top; border-radius: 6px;
+.grids img { width: 100%; height: auto; max-height: 560px; object-fit: contain; object-position: top; border-radius: 6px;
   display: block; }
 .grids img[hidden] { display: none; }
 .grids input { width: 100%; margin: 10px 0 0; }
@@ -112,11 +117,12 @@ figcaption small { color: var(--soft); font-weight: 400; white-space: nowrap; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
 .rule { stroke: var(--rule); } .axis { stroke: var(--soft); }
 .line, .raw { fill: none; stroke: var(--colour); stroke-linejoin: round; }
-.line { stroke-width: 2; } .raw { stroke-width: 1; opacity: 0.26; } .dashed { stroke-dasharray: 6 4; }
+.line { stroke-width: 2; } .raw { stroke-width: 1; opacity: 0.18; } .dashed { stroke-dasharray: 6 4; }
 .dot { fill: var(--colour); }
 .hair { stroke: var(--soft); stroke-dasharray: 2 3; }
-.tip { position: absolute; top: 40px; pointer-events: none; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 8px; padding: 6px 10px; font-size: 12.5px; box-shadow: 0 4px 14px rgb(0 0 0 / 0.14); z-index: 2;
+.tip { position: absolute; top: 40px; pointer-events: none; background: var(--card);
+  border: 1px solid var(--rule); border-radius: 8px; padding: 6px 10px; font-size: 12.5px;
+  box-shadow: 0 4px 14px rgb(0 0 0 / 0.14); z-index: 2;
   font-variant-numeric: tabular-nums; max-width: 240px; }
 .tip div { display: flex; align-items: center; gap: 6px; } .tip div span:nth-child(2) { flex: 1; }
 .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 18px; margin: 10px 0;

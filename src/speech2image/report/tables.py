@@ -57,6 +57,11 @@ class Column:
     split: str
     cells: tuple[Cell | None, ...]
 
+    @property
+    def notes(self) -> list[str]:
+        """What the metric says about itself, each note once."""
+        return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
+
 
 def columns(runs: Sequence[Run]) -> list[Column]:
     """Lay the metrics of `runs` out as columns; different protocols never share one."""
@@ -86,7 +91,7 @@ def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
         best = position in leaders
         tied = bool(leaders) and not best and _overlap(metric, by_run[leaders[0]])
         cells.append(_cell(metric, best, tied))
-    arrow = "↑" if some.higher_is_better else "↓"
+    arrow = "" if _family(some.name) in CONTROLS else "↑" if some.higher_is_better else "↓"
     return Column(some.name, readable(some.name), arrow, some.protocol, some.split, tuple(cells))
 
 

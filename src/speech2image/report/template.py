@@ -100,24 +100,23 @@ Bold: best of its column; ≈: its interval overlaps that of the best. The proto
 {%- for column in stage.columns[:headline] %}
 <th scope="col">{{ column.title }} {{ column.arrow }}<small>{{ column.protocol }}, {{ column.split }}</small></th>
 {%- endfor %}
-<th scope="col">steps</th><th scope="col">training time</th><th scope="col">parameters</th></tr></thead>
+<th scope="col">training</th></tr></thead>
 <tbody>
 {%- for run in stage.runs %}
 <tr><th scope="row">{{ run_name(run) }}<small>{{ run.built_of }}</small></th>
 {%- for column in stage.columns[:headline] %}{{ metric_cell(column.cells[run.place]) }}{% endfor %}
-<td class="number">{{ run.steps }}</td><td class="number">{{ run.time }}</td><td>{{ run.parameters }}</td></tr>
+<td class="training">{{ run.steps }} steps<small>{{ run.time }}</small><small>{{ run.parameters }}</small></td></tr>
 {%- endfor %}
 </tbody></table></div>
 {%- if stage.columns %}
 <details{% if stage.columns | length > headline %} open{% endif %}>
 <summary>Every metric of these runs ({{ stage.columns | length }}), with notes</summary>
 <div class="wide" tabindex="0" role="region" aria-label="Every metric, {{ stage.title }}"><table>
-<thead><tr><th scope="col">metric</th>{% for run in stage.runs %}<th scope="col">{{ run_name(run) }}</th>{% endfor %}
-<th scope="col">note</th></tr></thead><tbody>
+<thead><tr><th scope="col">metric</th>{% for run in stage.runs %}<th scope="col">{{ run_name(run) }}</th>{% endfor %}</tr></thead><tbody>
 {%- for column in stage.columns %}
-<tr><th scope="row">{{ column.title }} {{ column.arrow }}<small>{{ column.protocol }}, {{ column.split }}</small></th>
-{%- for run in stage.runs %}{{ metric_cell(column.cells[run.place]) }}{% endfor %}
-<td><small>{{ column.cells | select | map(attribute="note") | select | unique | join("; ") }}</small></td></tr>
+<tr><th scope="row">{{ column.title }} {{ column.arrow }}<small>{{ column.protocol }}, {{ column.split }}</small>
+{%- for note in column.notes %}<small>{{ note }}</small>{% endfor %}</th>
+{%- for run in stage.runs %}{{ metric_cell(column.cells[run.place]) }}{% endfor %}</tr>
 {%- endfor %}
 </tbody></table></div></details>
 {%- endif %}

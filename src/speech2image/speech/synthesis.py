@@ -36,7 +36,7 @@ PEAK = 0.7
 
 _VARIANTS = ("m1", "f1", "m2", "f2", "m3", "f3", "m4", "f4", "m5", "f5", "m6", "m7")
 _PITCHES = (50, 42, 58, 35, 65)
-_RATES_WPM = (175, 190, 205, 165)
+_RATES_WPM = (190, 205, 215, 180)
 
 
 @dataclass(frozen=True, slots=True)

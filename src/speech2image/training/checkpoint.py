@@ -7,6 +7,7 @@ and renamed; the newest whole one wins at resume.  Weights for use leave through
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -38,7 +39,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         os.replace(temporary, path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"checkpoint of step {step} could not be written to {folder}: {error}",
             "Free space or make the folder writable, then give the same command: the run continues.",

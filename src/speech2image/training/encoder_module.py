@@ -8,12 +8,11 @@ counters and checkpoints in `module.py`; numbers for tables come from `metrics/`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import MeanMetric
 from torchmetrics.retrieval import RetrievalHitRate
 
 from speech2image.audio.augment import spec_augment
@@ -31,8 +30,19 @@ from speech2image.vision.branch import ConvBranch, InceptionBranch
 from speech2image.vision.teacher import require_pretrained
 
 RECALL_KS = (1, 5, 10)
-#: Adam of the published recipes: betas and weight decay.
-PUBLISHED_ADAM = {"li_et_al": ((0.9, 0.999), 1e-5), "s2igan": ((0.95, 0.999), 1e-3)}
+
+
+class AdamDefaults(NamedTuple):
+    """Adam as a recipe published it."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+
+
+PUBLISHED_ADAM = {
+    "li_et_al": AdamDefaults((0.9, 0.999), 1e-5),
+    "s2igan": AdamDefaults((0.95, 0.999), 1e-3),
+}
 
 
 class EncoderModule(TrainingModule):
@@ -107,37 +117,22 @@ class EncoderModule(TrainingModule):
         super().__init__(seed=seed, schedule=schedule)
         classifies = objective == "s2igan" and distinctive_weight > 0
         _check_networks(encoder, image_branch, objective, num_classes if classifies else None)
-        published_betas, published_decay = PUBLISHED_ADAM[objective]
+        published = PUBLISHED_ADAM[objective]
         self.objective, self.lr = objective, lr
-        first, second = published_betas if betas is None else betas
-        self.betas = (float(first), float(second))
-        self.weight_decay = published_decay if weight_decay is None else weight_decay
-        self.pair_weights = {
-            "diff_weight": diff_weight,
-            "same_weight": same_weight,
-            "direction": direction,
-        }
+        self.betas = published.betas if betas is None else (float(betas[0]), float(betas[1]))
+        self.weight_decay = published.weight_decay if weight_decay is None else weight_decay
+        self.pairs = {"diff_weight": diff_weight, "same_weight": same_weight, "direction": direction}
         self.l1_weight, self.distill_weight, self.temperature = l1_weight, distill_weight, temperature
         self.l1_per, self.distill_reduction = l1_per, distill_reduction
         self.match_weight, self.distinctive_weight, self.gamma = match_weight, distinctive_weight, gamma
-        self.mask_same_class = mask_same_class
-        self.masks = {
-            "num_time_masks": num_time_masks,
-            "max_time_frames": max_time_frames,
-            "num_freq_masks": num_freq_masks,
-            "max_freq_bands": max_freq_bands,
-        }
-        self.mask_fill = mask_fill
+        self.mask_same_class, self.mask_fill = mask_same_class, mask_fill
+        self.masks = (num_time_masks, max_time_frames, num_freq_masks, max_freq_bands)
         self.encoder, self.image_branch = encoder, image_branch
         dim: Any = encoder.sentence_dim
         self.classifier = nn.Linear(dim, num_classes) if classifies else None
         if objective == "li_et_al" and image_branch is not None:
             image_branch.requires_grad_(False).eval()
-        self._recalls = nn.ModuleDict(
-            {f"val_recall_{k}": RetrievalHitRate(empty_target_action="neg", top_k=k) for k in RECALL_KS}
-        )
-        self._means = nn.ModuleDict({"val_loss": MeanMetric(), "val_accuracy": MeanMetric()})
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[dict[str, Tensor]] = []
 
     # ---- Lightning ---------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
@@ -152,7 +147,7 @@ class EncoderModule(TrainingModule):
             self.image_branch.eval()
         return self
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return one Adam over everything that is trained."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [
@@ -174,9 +169,16 @@ class EncoderModule(TrainingModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int = 0) -> None:
         """Collect the embeddings of one batch, its loss and its in-batch accuracy."""
         terms, image, sentence = self.loss_terms(batch)
-        self._means["val_loss"].update(terms["loss"], len(image))
-        self._means["val_accuracy"].update(terms["accuracy"], len(image))
-        self._seen.append((image, sentence, batch["class_id"]))
+        weight = torch.ones(len(image), device=image.device)
+        self._seen.append(
+            {
+                "image": image,
+                "sentence": sentence,
+                "class_id": batch["class_id"],
+                "val_loss": terms["loss"] * weight,
+                "val_accuracy": terms["accuracy"] * weight,
+            }
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log recall by class over everything collected, mean loss and mean accuracy."""
@@ -203,7 +205,7 @@ class EncoderModule(TrainingModule):
         self, image: Tensor, sentence: Tensor, class_ids: Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         terms = {
-            "loss_jel": joint_embedding_loss(image, sentence, class_ids, **self.pair_weights),  # type: ignore[arg-type]
+            "loss_jel": joint_embedding_loss(image, sentence, class_ids, **self.pairs),  # type: ignore[arg-type]
             "loss_l1": normalised_l1(sentence, image, self.l1_per),
             "loss_distill": distillation(sentence, image, self.temperature, self.distill_reduction),
         }
@@ -239,11 +241,10 @@ class EncoderModule(TrainingModule):
             return features(batch["image"])
 
     def _augment(self, speech: SpeechBatch) -> SpeechBatch:
-        if not self.masks["num_time_masks"] and not self.masks["num_freq_masks"]:
+        if not any(self.masks):
             return speech
-        blanked = spec_augment(
-            speech.features, speech.lengths, self.rng("spec_augment"), **self.masks, fill=self.mask_fill
-        )
+        rng = self.rng("spec_augment")
+        blanked = spec_augment(speech.features, speech.lengths, rng, *self.masks, fill=self.mask_fill)
         return SpeechBatch(blanked, speech.lengths)
 
     def retrieval_scores(self) -> dict[str, Tensor]:
@@ -252,18 +253,17 @@ class EncoderModule(TrainingModule):
         A hit: one of the k images nearest to a sentence (cosine) has its class.  Only the nearest
         ten of a query enter torchmetrics, which look at no others.
         """
-        images, sentences, class_ids = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        scores = functional.normalize(sentences, dim=1) @ functional.normalize(images, dim=1).T
+        seen = {name: torch.cat([part[name] for part in self._seen]) for name in self._seen[0]}
+        images = functional.normalize(seen["image"], dim=1)
+        scores = functional.normalize(seen["sentence"], dim=1) @ images.T
         best, places = scores.topk(min(max(RECALL_KS), len(images)), dim=1)
-        right = class_ids[places] == class_ids[:, None]
+        right = seen["class_id"][places] == seen["class_id"][:, None]
         queries = torch.arange(len(images), device=images.device)[:, None].expand_as(places)
-        values: dict[str, Tensor] = {}
-        for name, metric in (*self._recalls.items(), *self._means.items()):
-            measure: Any = metric
-            if name in self._recalls:
-                measure.update(best.flatten(), right.flatten(), queries.flatten())
-            values[name] = measure.compute()
-            measure.reset()
+        values = {name: seen[name].mean() for name in ("val_loss", "val_accuracy")}
+        for k in RECALL_KS:
+            recall = RetrievalHitRate(empty_target_action="neg", top_k=k).to(images.device)
+            recall.update(best.flatten(), right.flatten(), queries.flatten())
+            values[f"val_recall_{k}"] = recall.compute()
         return values
 
     # ---- results -----------------------------------------------------------------------------

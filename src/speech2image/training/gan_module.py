@@ -155,21 +155,22 @@ class GanModule(TrainingModule):
     def discriminator_backward(self, level: int, batch: dict[str, Any], output: StackOutput) -> Tensor:
         """Add the gradients of one discriminator's loss and return the loss.
 
-        Each kind of image has its own forward pass, hence its own batch statistics, and its own backward
-        pass: gradients add up, and only one graph is in memory at a time.
+        The three kinds of image share one pass, so that every weight is read once; batch norm treats them
+        as three passes in the published order.
         """
         images: dict[ImageKind, Tensor] = {
             "real": batch["real"].levels[level],
             "wrong": batch["wrong"].levels[level],
             "fake": output.images[level].detach(),
         }
-        mu = output.mu.detach()
-        total = torch.zeros((), device=mu.device)
-        for kind, image in images.items():
-            term = discriminator_term(kind, *self.discriminators[level](image, mu), self.uncond_weight)
-            term.backward()
-            total = total + term.detach()
-        return total
+        judged = self.discriminators[level].judge_kinds(list(images.values()), output.mu.detach())
+        terms = [
+            discriminator_term(kind, *logits, self.uncond_weight)
+            for kind, logits in zip(images, judged, strict=True)
+        ]
+        total = torch.stack(terms).sum()
+        total.backward()
+        return total.detach()
 
     def generator_backward(self, batch: dict[str, Any], output: StackOutput) -> dict[str, Tensor]:
         """Add the gradients of the generator's loss and return its terms and their sum `loss_g`.

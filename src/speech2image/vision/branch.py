@@ -88,7 +88,7 @@ class InceptionBranch(nn.Module):
         for name in self._order:
             self.get_submodule(name).requires_grad_(False)
         self.L1 = nn.Linear(self.feature_dim, embed_dim)
-        self.register_load_state_dict_post_hook(_mark_loaded)
+        self.register_load_state_dict_post_hook(_mark_loaded)  # type: ignore[no-untyped-call]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> InceptionBranch:
@@ -110,5 +110,5 @@ class InceptionBranch(nn.Module):
         return functional.normalize(self.L1(self.features(images)), dim=1)
 
 
-def _mark_loaded(module: nn.Module, incompatible: object) -> None:
+def _mark_loaded(module: InceptionBranch, incompatible: object) -> None:
     module.pretrained = True

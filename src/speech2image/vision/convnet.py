@@ -8,6 +8,7 @@ offline teacher.  Published trunks are in `branch.py` and `teacher.py`.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class ConvNet(nn.Module):
 
     Source: own design: a strided stem, then halvings with one residual convolution each down to
         8 x 8, a 1 x 1 convolution to F channels, mean over the map.
-    Cost: width 32 at 64 pixels: 23 million multiply-adds an image, 0.5 million weights.
+    Cost: width 32 at 64 pixels: 33 million multiply-adds an image, 0.3 million weights.
     """
 
     def __init__(self, width: int = 32, image_px: int = 64, feature_dim: int = 256) -> None:
@@ -58,9 +59,7 @@ class ConvNet(nn.Module):
         channels = [min(width << level, 4 * width) for level in range(halvings)]
         self.stem = nn.Conv2d(3, channels[0], 5, stride=2, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels[0])
-        self.stages = nn.Sequential(
-            *[_Down(before, after) for before, after in zip(channels[:-1], channels[1:], strict=True)]
-        )
+        self.stages = nn.Sequential(*[_Down(before, after) for before, after in pairwise(channels)])
         self.head = nn.Conv2d(channels[-1], feature_dim, 1, bias=False)
         self.head_norm = nn.BatchNorm2d(feature_dim)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

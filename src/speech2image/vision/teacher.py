@@ -61,7 +61,7 @@ class TorchvisionTeacher(nn.Module):
         self.feature_dim = _cut_last_linear(self.network, network)
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
-        self.register_load_state_dict_post_hook(_mark_loaded)
+        self.register_load_state_dict_post_hook(_mark_loaded)  # type: ignore[no-untyped-call]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> TorchvisionTeacher:
@@ -102,7 +102,7 @@ def _cut_last_linear(module: nn.Module, network: str) -> int:
     return int(linear.in_features)
 
 
-def _mark_loaded(module: nn.Module, incompatible: object) -> None:
+def _mark_loaded(module: TorchvisionTeacher, incompatible: object) -> None:
     module.pretrained = True
 
 

@@ -22,7 +22,9 @@ def convert(path: Path) -> Converted:
     """
     state = read_foreign(path)
     what = "Li et al. speech encoder"
-    require(state, ["Conv.0.weight", "Conv.1.0.weight", "Conv.10.0.weight", "RNN.weight_ih_l0"], path, f"a {what}")
+    require(
+        state, ["Conv.0.weight", "Conv.1.0.weight", "Conv.10.0.weight", "RNN.weight_ih_l0"], path, f"a {what}"
+    )
     width = state["Conv.10.0.weight"].shape[0]
     mel_dim = state["Conv.1.0.weight"].shape[2]
     bidirectional = "RNN.weight_ih_l0_reverse" in state
@@ -40,5 +42,6 @@ def convert(path: Path) -> Converted:
         "width": width,
         "bidirectional": bidirectional,
         "pool": "mean_padded",
+        "step_frames": 64,
     }
     return Converted(TARGET, arguments, state)

@@ -27,7 +27,7 @@ def convert(path: Path) -> Converted:
     what = "S2IGAN speech encoder"
     needed = ["Conv1.weight", "Conv2.weight", "rnn.weight_ih_l0", "rnn.weight_ih_l0_reverse"]
     require(state, [*needed, "att.att_heads.0.hidden.weight"], path, f"an {what}")
-    hidden_channels, mel_dim, kernel = state["Conv1.weight"].shape
+    hidden_channels, mel_dim = state["Conv1.weight"].shape[:2]
     out_channels = state["Conv2.weight"].shape[0]
     rnn_dim = state["rnn.weight_hh_l0"].shape[1]
     attention_dim = state["att.att_heads.0.hidden.weight"].shape[0]

@@ -1,0 +1,82 @@
+"""A prepared corpus, opened for reading: manifest, mel features and images side by side."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from speech2image.data.manifest import Manifest, read_manifest
+from speech2image.data.store import RaggedStore
+from speech2image.errors import DataError
+from speech2image.types import ImageRecord, Utterance
+
+
+class Corpus:
+    """One folder of `prepare`.
+
+    Args:
+        folder: holds `manifest.jsonl`, `corpus.json` and the stores `mel/` and `images/`.
+        was_ready: the folder was complete already when `prepare` looked.
+
+    Attributes:
+        manifest: images and captions; recordings that `prepare` made are named in it.
+        mel: features `(T, M)` float32, keyed by `Utterance.wave`.
+        images: `(H, W, 3)` uint8 with the shorter side at the loading size, keyed by image.
+        image_px: side of the largest crop a model sees.
+        fingerprint: what all of it depends on.
+    """
+
+    def __init__(self, folder: Path, was_ready: bool = True) -> None:
+        self.folder, self.was_ready = Path(folder), was_ready
+        try:
+            record = json.loads((self.folder / "corpus.json").read_text())
+            self.image_px, self.fingerprint = int(record["image_px"]), str(record["fingerprint"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{folder} is no prepared corpus ({error})", "Type: speech2image prepare") from None
+        self.manifest: Manifest = read_manifest(self.folder / "manifest.jsonl")
+        self.mel = RaggedStore.open(self.folder / "mel")
+        self.images = RaggedStore.open(self.folder / "images")
+
+    @lru_cache(maxsize=8)  # noqa: B019  one corpus lives as long as its process
+    def records(self, split: str) -> list[ImageRecord]:
+        """Return the images of a split, in order."""
+        return self.manifest.split(split)
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def utterances(self, split: str) -> list[tuple[int, Utterance]]:
+        """Return the utterances of a split that have a recording, with the row of their image."""
+        return [
+            (row, utterance)
+            for row, record in enumerate(self.records(split))
+            for utterance in record.utterances
+            if utterance.wave is not None
+        ]
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def image_rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the row in `images` of each image of a split, `(N,)`."""
+        return np.array([self.images.index(record.key) for record in self.records(split)], np.int64)
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def mel_rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the row in `mel` of each utterance of a split, `(U,)`."""
+        return np.array([self.mel.index(str(utterance.wave)) for _, utterance in self.utterances(split)], np.int64)
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def class_ids(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the class of each image of a split, `(N,)`."""
+        return np.array([record.class_id for record in self.records(split)], np.int64)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Return the name of each class, by class number."""
+        names = {record.class_id: record.class_name for record in self.manifest.records}
+        return [names.get(number, "") for number in range(max(names, default=-1) + 1)]
+
+    def wave_path(self, utterance: Utterance) -> Path | None:
+        """Return the file of an utterance's recording."""
+        return self.manifest.wave_path(utterance)

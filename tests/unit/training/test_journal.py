@@ -1,0 +1,33 @@
+"""The journal is append-only, and a resumed run drops what a killed one wrote too much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from speech2image.training.loggers import Journal
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_are_keyed_by_step(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write(5, "train", loss=0.5)
+    journal.close()
+    assert lines(journal.path)[0] | {"time": 0} == {"step": 5, "time": 0, "kind": "train", "loss": 0.5}
+
+
+def test_resume_drops_later_steps_and_cut_lines(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path)
+    for step in (10, 20, 30):
+        first.write(step, "train", loss=1.0)
+    first.close()
+    with path.open("a") as file:
+        file.write('{"step": 40, "kind": "tr')
+    second = Journal(path, resume_step=20)
+    second.write(30, "train", loss=2.0)
+    second.close()
+    assert [(line["step"], line["loss"]) for line in lines(path)] == [(10, 1.0), (20, 1.0), (30, 2.0)]
