@@ -8,16 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-#: Overrides that make `spoken_birds` tiny.
-TINY_BIRDS = (
-    "data.make.num_train_species=6",
-    "data.make.num_test_species=4",
-    "data.make.images_per_species=3",
-    "data.make.captions_per_image=2",
-    "data.max_captions=1",
-)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -47,3 +37,43 @@ def command(place: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Calla
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def tiny_cub(workplace: Path) -> Path:
+    """A few drawn birds in the official layout of CUB-200."""
+    from speech2image.data.birds import make_spoken_birds
+
+    root = workplace / "tiny_cub"
+    make_spoken_birds(root, num_train_species=5, num_test_species=3, images_per_species=2, captions_per_image=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_flickr(workplace: Path) -> Path:
+    """A few pictures with spoken captions in the official layout of Flickr8k."""
+    from PIL import Image
+
+    from speech2image.audio.read import write_wave
+    from speech2image.speech.synthesis import make_speaker
+
+    root = workplace / "tiny_flickr"
+    speaker, colours = make_speaker("espeak"), ("red", "green", "blue", "white", "black", "yellow")
+    tokens, pairs, lists = [], [], {"train": range(8), "dev": range(8, 11), "test": range(11, 15)}
+    for number in range(15):
+        colour, name = colours[number % len(colours)], f"{1000 + number}_abc.jpg"
+        path = root / "Flicker8k_Dataset" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (90 + number, 110), colour).save(path)
+        tokens += [f"{name}#{index}\tA {colour} wall seen {index} times ." for index in range(2)]
+        wave = speaker.speak(f"a {colour} wall seen from afar", speaker.voice_for(name))
+        file = name.replace(".jpg", "_0.wav")
+        write_wave(root / "flickr_audio" / "wavs" / file, wave, speaker.sample_rate_hz)
+        pairs.append(f"{file} {name} #0")
+    texts = {"Flickr8k_text/Flickr8k.token.txt": tokens, "flickr_audio/wav2capt.txt": pairs}
+    for split, numbers in lists.items():
+        texts[f"Flickr8k_text/Flickr_8k.{split}Images.txt"] = [f"{1000 + number}_abc.jpg" for number in numbers]
+    for file, lines in texts.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("\n".join(lines) + "\n")
+    return root

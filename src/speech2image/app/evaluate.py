@@ -201,8 +201,11 @@ def _labels(
     if not names and len({record.class_id for record in records}) < len(records):
         names = ["class"]
         values = [{"class": record.class_name} for record in records]
-    if classes is None:
-        classes = {name: sorted({str(value[name]) for value in values if value[name] is not None}) for name in names}
+    if classes is None and names == ["class"]:
+        classes = {"class": sorted({value["class"] for value in values})}
+    elif classes is None:  # every value of the corpus, so that a small training split lacks no head
+        everywhere = corpus.manifest.records
+        classes = {name: sorted({r.attributes[name] for r in everywhere if name in r.attributes}) for name in names}
     labels = {}
     for name in names:
         number = {value: index for index, value in enumerate(classes[name])}

@@ -79,6 +79,10 @@ class AudioConfig:
     name: str = option(
         "s2igan", "published recipe", choices=("li_et_al", "li_et_al_masked", "s2igan", "from_encoder")
     )
+    num_time_masks: int = option(0, "SpecAugment: stretches of time blanked in training", low=0, high=20)
+    max_time_frames: int = option(0, "SpecAugment: longest stretch", unit="frames", low=0, high=1000)
+    num_freq_masks: int = option(0, "SpecAugment: groups of mel bands blanked", low=0, high=20)
+    max_freq_bands: int = option(0, "SpecAugment: widest group", unit="bands", low=0, high=128)
 
 
 # ---- encoders and image branches --------------------------------------------------------------
@@ -182,6 +186,7 @@ class StackGeneratorConfig:
     num_stages: int = option(3, "stages: one to three", low=1, high=3)
     num_residual: int = option(2, "residual blocks of each later stage", low=0, high=8)
     base_px: int = option(64, "side of the first stage's image", unit="px", choices=(16, 32, 64))
+    sentence_scale: float = option(1.0, "factor on the sentence; sqrt(its size) lets short runs hear it", low=0.001)
 
 
 # ---- losses -----------------------------------------------------------------------------------
@@ -196,6 +201,8 @@ class LiLossConfig:
     distill_weight: float = option(1000.0, "distillation", low=0)
     temperature: float = option(2.0, "softening of the teacher", low=0.01)
     direction: str = option("column", "margin of the joint embedding", choices=("column", "row", "both"))
+    l1_per: str = option("batch", "norm of the L1 term: whole batch as published, or each item", choices=("batch", "sample"))
+    distill_reduction: str = option("mean", "reduction of the distillation", choices=("mean", "batchmean"))
 
 
 @dataclass
@@ -206,6 +213,7 @@ class SenLossConfig:
     match_weight: float = option(1.0, "matching loss, both directions", low=0)
     distinctive_weight: float = option(1.0, "shared classifier on image and speech", low=0)
     gamma: float = option(10.0, "inverse temperature of the matching loss", low=0.01)
+    mask_same_class: bool = option(True, "other items of the class do not compete")
 
 
 @dataclass

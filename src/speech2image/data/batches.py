@@ -8,6 +8,7 @@ see `images/pyramid.py`.  Crops are cut in `pixels.py`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ class EncoderBatches(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
         num_images = len(self.captions.images)
-        return num_images // self.batch_size if self.augment else -(-num_images // self.batch_size)
+        return num_images // self.batch_size if self.augment else math.ceil(num_images / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         items = self.captions.images
@@ -204,7 +205,9 @@ class _Mismatch:
         if wrong not in ("other_class", "other_image"):
             raise ConfigError(f"wrong={wrong!r} is unknown", "Choose other_class or other_image.")
         if len(class_ids) < 2:
-            raise DataError("mismatched images need a second image, the split has one", "Choose a larger split.")
+            raise DataError(
+                "mismatched images need a second image, the split has one", "Choose a larger split."
+            )
         one_class = len(np.unique(class_ids)) == 1
         groups = np.arange(len(class_ids)) if wrong == "other_image" or one_class else class_ids
         dense = np.unique(groups, return_inverse=True)[1]
@@ -239,7 +242,7 @@ class SpeechBatches(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self.keys) // self.batch_size)
+        return math.ceil(len(self.keys) / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         places = np.arange(len(self.keys))[_sequential(step, self.batch_size, len(self))]
@@ -262,7 +265,7 @@ class ImageBatches(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self.class_ids) // self.batch_size)
+        return math.ceil(len(self.class_ids) / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         images = np.arange(len(self.class_ids))[_sequential(step, self.batch_size, len(self))]

@@ -36,7 +36,9 @@ class Corpus:
             record = json.loads((self.folder / "corpus.json").read_text())
             self.image_px, self.fingerprint = int(record["image_px"]), str(record["fingerprint"])
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{folder} is no prepared corpus ({error})", "Type: speech2image prepare") from None
+            raise DataError(
+                f"{folder} is no prepared corpus ({error})", "Type: speech2image prepare"
+            ) from None
         self.manifest: Manifest = read_manifest(self.folder / "manifest.jsonl")
         self.mel = RaggedStore.open(self.folder / "mel")
         self.images = RaggedStore.open(self.folder / "images")
@@ -64,7 +66,9 @@ class Corpus:
     @lru_cache(maxsize=8)  # noqa: B019
     def mel_rows(self, split: str) -> npt.NDArray[np.int64]:
         """Return the row in `mel` of each utterance of a split, `(U,)`."""
-        return np.array([self.mel.index(str(utterance.wave)) for _, utterance in self.utterances(split)], np.int64)
+        return np.array(
+            [self.mel.index(str(utterance.wave)) for _, utterance in self.utterances(split)], np.int64
+        )
 
     @lru_cache(maxsize=8)  # noqa: B019
     def class_ids(self, split: str) -> npt.NDArray[np.int64]:

@@ -141,7 +141,13 @@ class _Scan:
             attributes = spoken[index] if index < len(spoken) else {}
             made.append(
                 Utterance(
-                    f"{key}_{index}", caption, index, wave, voice.get("speaker"), voice.get("engine"), attributes
+                    f"{key}_{index}",
+                    caption,
+                    index,
+                    wave,
+                    voice.get("speaker"),
+                    voice.get("engine"),
+                    attributes,
                 )
             )
         return tuple(made)
@@ -150,7 +156,8 @@ class _Scan:
 def _boxes(base: Path, findings: Findings) -> dict[str, Box]:
     if not (base / "bounding_boxes.txt").is_file() or not (base / "images.txt").is_file():
         raise DataError(
-            f"{base}: bounding_boxes.txt and images.txt are needed for the box crop, one is missing", _EXPECTED
+            f"{base}: bounding_boxes.txt and images.txt are needed for the box crop, one is missing",
+            _EXPECTED,
         )
     names = read_table(base / "images.txt")
     boxes: dict[str, Box] = {}

@@ -57,7 +57,8 @@ def read_embeddings(path: Path) -> Embeddings:
             raise ValueError("rows and keys differ")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataError(
-            f"{path}: no readable embeddings ({error})", "Make them again: speech2image embed run=<encoder run>"
+            f"{path}: no readable embeddings ({error})",
+            "Make them again: speech2image embed run=<encoder run>",
         ) from None
     return Embeddings(keys, arrays, meta)
 

@@ -97,8 +97,8 @@ def _recordings(root: Path, findings: Findings) -> dict[tuple[str, int], str]:
     present = {file.name for file in (root / "flickr_audio" / "wavs").glob("*.wav")}
     found: dict[tuple[str, int], str] = {}
     if not path.is_file():
-        parts = [(name, *name.removesuffix(".wav").rpartition("_")[::2]) for name in sorted(present)]
-        return {(key, int(index)): name for name, key, index in parts if index.isdigit()}
+        names = [(name, *name.removesuffix(".wav").rpartition("_")[::2]) for name in sorted(present)]
+        return {(key, int(index)): name for name, key, index in names if index.isdigit()}
     for number, line in enumerate(read_lines(path), start=1):
         parts = line.split()
         if len(parts) != 3 or not parts[2].lstrip("#").isdigit():

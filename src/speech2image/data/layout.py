@@ -74,7 +74,8 @@ def find_root(root: Path, marks: Sequence[str], corpus: str, expected: str) -> P
     held = ", ".join(path.name for path in children[:8]) or "nothing at all"
     more = f" and {len(children) - 8} more" if len(children) > 8 else ""
     raise DataError(
-        f"data.root={root} is no {corpus} folder: {', '.join(missing)} missing; it holds {held}{more}", expected
+        f"data.root={root} is no {corpus} folder: {', '.join(missing)} missing; it holds {held}{more}",
+        expected,
     )
 
 
@@ -131,6 +132,7 @@ def read_index(path: Path, key: str) -> dict[str, dict[str, Any]]:
             index[record[key]] = record
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path} line {number}: expected a JSON object with {key!r} ({error})", "Make the corpus again."
+                f"{path} line {number}: expected a JSON object with {key!r} ({error})",
+                "Make the corpus again.",
             ) from None
     return index

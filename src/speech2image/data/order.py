@@ -61,7 +61,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     Raises: DataError: there are fewer items than one batch, or the batch is empty.
     """
     if batch_size < 1:
-        raise DataError(f"batch size is {batch_size}, a batch holds at least one item", "set batch_size=1 or more")
+        raise DataError(
+            f"batch size is {batch_size}, a batch holds at least one item", "set batch_size=1 or more"
+        )
     if n < batch_size:
         raise DataError(
             f"the split holds {n} items, a batch of {batch_size} cannot be filled",

@@ -87,7 +87,8 @@ class CropTable:
         side = self.image_px
         pixels = self._recycled.take((len(images), side, side, 3))
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        for place, (row, (top, left)) in enumerate(zip(self.rows[images], corners.tolist(), strict=True)):
+        rows = self.rows[images].tolist()
+        for place, (row, (top, left)) in enumerate(zip(rows, corners.tolist(), strict=True)):
             pixels[place] = self.store[row][top : top + side, left : left + side]
             if mirrored[place]:
                 batch[place : place + 1] = batch[place : place + 1].flip(-1)

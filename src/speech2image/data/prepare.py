@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from speech2image.audio.features import FrontEnd
 from speech2image.audio.read import read_wave, write_wave
 from speech2image.data.corpus import Corpus
 from speech2image.data.layout import Findings
-from speech2image.data.manifest import Manifest, Problem, write_manifest
+from speech2image.data.manifest import Manifest, write_manifest
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
@@ -32,6 +33,8 @@ from speech2image.images.pyramid import crop_box, resize_short
 from speech2image.images.read import read_image
 from speech2image.speech.synthesis import make_speaker
 from speech2image.types import ImageRecord, Utterance
+
+__all__ = ["LOAD_FACTOR", "load_image", "prepare_corpus"]
 
 LOAD_FACTOR = 76 / 64
 """Images are kept this much larger than the crop a model sees, as the papers do (304 for 256)."""
@@ -63,27 +66,31 @@ def prepare_corpus(
         on_error: `raise`, or `skip` damaged recordings and images and name them in the manifest.
         threads: items in work at the same time.
 
-    Raises:  DataError: damaged items (all counted, the first named) or a folder that cannot be
+    Returns: the opened corpus; `was_ready` says that there was nothing to do.
+    Raises:  DataError: damaged items (all counted, the first ones named) or a folder that cannot be
         written; what was finished is kept and the next call goes on.
     """
-    folder = Path(folder)
+    findings = Findings(on_error)
+    folder = Path(folder).absolute()
     chosen = _choose(manifest, speak, max_captions, folder)
-    fingerprint = _fingerprint(chosen, front_end, image_px)
+    fingerprint = _fingerprint(chosen, front_end, image_px, folder)
     if _is_ready(folder, fingerprint):
         return Corpus(folder, was_ready=True)
-    spoken = _speak(chosen, speak, folder) if speak else chosen
-    waves = _unique_waves(spoken)
-    paths = {wave: spoken.root / wave for wave in waves}
-    silent = _fill(
-        folder / "mel", waves, np.float32, fingerprint, threads, "mel features", "utt",
-        lambda wave: front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(np.float32),
-    )  # fmt: skip
+    spoken = _speak(chosen, speak, folder, findings) if speak else chosen
+    paths = {wave: spoken.root / wave for wave in _unique_waves(spoken)}
     by_key = {record.key: record for record in spoken.records}
-    blind = _fill(
-        folder / "images", list(by_key), np.uint8, fingerprint, threads, "images", "img",
-        lambda key: load_image(spoken, by_key[key], image_px),
-    )  # fmt: skip
-    whole = _without(spoken, silent, blind, on_error)
+
+    def features(wave: str) -> Array:
+        return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(np.float32)
+
+    def pixels(key: str) -> Array:
+        return load_image(spoken, by_key[key], image_px)
+
+    no_features, no_pixels = np.zeros((0, front_end.mel_dim), np.float32), np.zeros((0, 0, 3), np.uint8)
+    mel = _Stage(folder / "mel", list(paths), no_features, features, "mel features", "utt")
+    images = _Stage(folder / "images", list(by_key), no_pixels, pixels, "images", "img")
+    silent, blind = _fill(mel, fingerprint, threads), _fill(images, fingerprint, threads)
+    whole = _without(spoken, silent, blind, findings)
     write_manifest(folder / "manifest.jsonl", whole)
     record = {"fingerprint": fingerprint, "image_px": image_px, "front_end": dataclasses.asdict(front_end)}
     write_whole(folder / "corpus.json", json.dumps(record, indent=1).encode())
@@ -91,12 +98,17 @@ def prepare_corpus(
 
 
 def load_image(manifest: Manifest, record: ImageRecord, image_px: int) -> npt.NDArray[np.uint8]:
-    """Return one image as stored: box cropped, shorter side `image_px` * 76 / 64."""
-    image = read_image(manifest.image_path(record))
+    """Return one image as stored: box cropped, shorter side `image_px` * 76 / 64, `(H, W, 3)`.
+
+    Raises:  DataError: the image is damaged or its box lies outside; the message names the file.
+    """
+    path = manifest.image_path(record)
+    image = read_image(path)
     if record.box is not None:
-        image = crop_box(image, record.box)
-    if image.size == 0:
-        raise DataError(f"{record.path}: its bounding box {record.box} lies outside the image")
+        try:
+            image = crop_box(image, record.box)
+        except DataError as error:
+            raise DataError(f"{path}: {error.message}", error.remedy) from None
     return resize_short(image, int(image_px * LOAD_FACTOR))
 
 
@@ -104,28 +116,38 @@ def _choose(manifest: Manifest, speak: str | None, max_captions: int, folder: Pa
     """Keep `max_captions` recordings an image; name the files that spoken captions will have."""
     records = []
     for record in manifest.records:
-        kept = sum(utterance.wave is not None for utterance in record.utterances)
-        to_speak = max(0, max_captions - kept) if speak else 0
-        room, utterances = max_captions, []
+        recorded = sum(utterance.wave is not None for utterance in record.utterances)
+        room, to_speak = max_captions, max(0, max_captions - recorded) if speak else 0
+        utterances = []
         for utterance in record.utterances:
             if utterance.wave is not None:
-                wave = utterance.wave if room > 0 else None
+                utterances.append(utterance if room > 0 else dataclasses.replace(utterance, wave=None))
                 room -= 1
-                utterances.append(dataclasses.replace(utterance, wave=wave))
             elif to_speak > 0:
                 to_speak -= 1
-                path = str((folder / "speech" / f"{utterance.key}.wav").resolve())
-                utterances.append(dataclasses.replace(utterance, wave=path, engine=speak))
+                path = _spoken_path(folder, utterance, str(speak))
+                utterances.append(dataclasses.replace(utterance, wave=str(path), engine=speak))
             else:
                 utterances.append(utterance)
         records.append(dataclasses.replace(record, utterances=tuple(utterances)))
     return dataclasses.replace(manifest, records=tuple(records))
 
 
-def _fingerprint(manifest: Manifest, front_end: FrontEnd, image_px: int) -> str:
+def _spoken_path(folder: Path, utterance: Utterance, engine: str) -> Path:
+    """Name the file of a spoken caption after its words, too: other words, another file."""
+    digest = hashlib.blake2b(f"{engine}\0{utterance.caption}".encode(), digest_size=4).hexdigest()
+    return folder / "speech" / f"{utterance.key}.{digest}.wav"
+
+
+def _is_ours(wave: str, folder: Path) -> bool:
+    return Path(wave).is_relative_to(folder / "speech")
+
+
+def _fingerprint(manifest: Manifest, front_end: FrontEnd, image_px: int, folder: Path) -> str:
+    """Hash what the stores depend on; files of the corpus count by size and time, never by content."""
     digest = hashlib.sha256(manifest.digest().encode())
-    digest.update(repr((front_end, image_px, "1")).encode())
-    for path in _sources(manifest):
+    digest.update(repr((front_end, image_px, "2")).encode())
+    for path in _sources(manifest, folder):
         try:
             found = os.stat(path)
             digest.update(f"{found.st_size}:{found.st_mtime_ns};".encode())
@@ -134,12 +156,12 @@ def _fingerprint(manifest: Manifest, front_end: FrontEnd, image_px: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sources(manifest: Manifest) -> Iterator[Path]:
+def _sources(manifest: Manifest, folder: Path) -> Iterator[Path]:
     for record in manifest.records:
         yield manifest.image_path(record)
-        for utterance in record.utterances:
-            if utterance.wave is not None and not Path(utterance.wave).is_absolute():
-                yield manifest.root / utterance.wave
+    for wave in _unique_waves(manifest):
+        if not _is_ours(wave, folder):
+            yield manifest.root / wave
 
 
 def _is_ready(folder: Path, fingerprint: str) -> bool:
@@ -151,33 +173,33 @@ def _is_ready(folder: Path, fingerprint: str) -> bool:
     return bool(record.get("fingerprint") == fingerprint) and stores and (folder / "manifest.jsonl").is_file()
 
 
-def _speak(manifest: Manifest, engine: str, folder: Path) -> Manifest:
-    """Speak the captions whose files lie below `folder` and are not there yet; name the voices."""
-    home = str((folder / "speech").resolve())
+def _speak(manifest: Manifest, engine: str, folder: Path, findings: Findings) -> Manifest:
+    """Speak the captions whose files are to lie below `folder` and are not there yet; name the voices."""
+    said: dict[str, Utterance] = {}
     jobs = [
         utterance
         for record in manifest.records
         for utterance in record.utterances
-        if utterance.wave is not None and utterance.wave.startswith(home)
+        if utterance.wave is not None and _is_ours(utterance.wave, folder)
     ]
     if not jobs:
         return manifest
     speaker = make_speaker(engine)
     for utterance in tqdm(jobs, desc="speak captions", unit="utt", disable=None):
-        path = Path(str(utterance.wave))
+        path, voice = Path(str(utterance.wave)), speaker.voice_for(utterance.key)
+        named = dataclasses.replace(utterance, speaker=voice.name, engine=speaker.describe(voice))
         if not path.is_file():
-            wave = speaker.speak(utterance.caption, speaker.voice_for(utterance.key))
-            write_wave(path, wave, speaker.sample_rate_hz)
-    said = {utterance.key for utterance in jobs}
-
-    def named(utterance: Utterance) -> Utterance:
-        if utterance.key not in said:
-            return utterance
-        voice = speaker.voice_for(utterance.key)
-        return dataclasses.replace(utterance, speaker=voice.name, engine=speaker.describe(voice))
-
+            try:
+                wave = speaker.speak(utterance.caption, voice)
+            except DataError as error:
+                findings.add("caption that cannot be spoken", utterance.key, error.message)
+                named = dataclasses.replace(utterance, wave=None, engine=None)
+            else:
+                write_wave(path, wave, speaker.sample_rate_hz)
+        said[utterance.key] = named
     records = [
-        dataclasses.replace(record, utterances=tuple(map(named, record.utterances))) for record in manifest.records
+        dataclasses.replace(record, utterances=tuple(said.get(one.key, one) for one in record.utterances))
+        for record in manifest.records
     ]
     return dataclasses.replace(manifest, records=tuple(records))
 
@@ -187,60 +209,75 @@ def _unique_waves(manifest: Manifest) -> list[str]:
     return list(dict.fromkeys(wave for wave in waves if wave is not None))
 
 
-def _fill(
-    path: Path, keys: Sequence[str], dtype: npt.DTypeLike, fingerprint: str, threads: int, what: str, unit: str,
-    make: Callable[[str], Array],
-) -> dict[str, str]:  # fmt: skip
+@dataclass(frozen=True)
+class _Stage:
+    """One store to fill: where, what stands for a damaged item, how to make one, names of the bar."""
+
+    path: Path
+    keys: Sequence[str]
+    damage: Array
+    make: Callable[[str], Array]
+    desc: str
+    unit: str
+
+    def attempt(self, key: str) -> Array:
+        """Make one item; the empty `damage` marks what cannot be made, also for a later session."""
+        try:
+            return self.make(key)
+        except DataError:
+            return self.damage
+
+
+def _fill(stage: _Stage, fingerprint: str, threads: int) -> dict[str, str]:
     """Fill one store in order; return the damaged keys with what was found."""
-    if not is_complete(path, fingerprint):
-        writer = RaggedWriter(path, keys, dtype, fingerprint)
-
-        def attempt(key: str) -> Array:
-            try:
-                return make(key)
-            except DataError:
-                return np.zeros(0, dtype)  # an empty item marks the damage, also for a later session
-
-        rest = iter(keys[writer.next_index :])
-        with ThreadPoolExecutor(threads) as pool, tqdm(
-            total=len(keys), initial=writer.next_index, desc=what, unit=unit, disable=None
-        ) as bar:
-            try:
-                while chunk := list(islice(rest, 64)):
-                    for array in pool.map(attempt, chunk):
+    if not is_complete(stage.path, fingerprint):
+        writer = RaggedWriter(stage.path, stage.keys, stage.damage.dtype, fingerprint)
+        rest = iter(stage.keys[writer.next_index :])
+        bar = tqdm(
+            total=len(stage.keys), initial=writer.next_index, desc=stage.desc, unit=stage.unit, disable=None
+        )
+        try:
+            with ThreadPoolExecutor(threads) as pool, bar:
+                while chunk := list(islice(rest, 16 * threads)):
+                    for array in pool.map(stage.attempt, chunk):
                         writer.append(array)
-                    bar.update(len(chunk))
-            except BaseException:
-                writer.close()
-                raise
-        writer.commit()
-    store = RaggedStore.open(path)
+                        bar.update()
+            writer.commit()
+        except BaseException:
+            writer.close()
+            raise
+    return _damaged(stage)
+
+
+def _damaged(stage: _Stage) -> dict[str, str]:
+    store = RaggedStore.open(stage.path)
     damaged = {}
     for row in np.flatnonzero(np.diff(store.offsets) == 0):
         key = store.keys[row]
         try:
-            make(key)
+            stage.make(key)
             damaged[key] = "it could not be read when the store was made"
         except DataError as error:
             damaged[key] = error.message
     return damaged
 
 
-def _without(manifest: Manifest, silent: dict[str, str], blind: dict[str, str], on_error: str) -> Manifest:
+def _without(
+    manifest: Manifest, silent: dict[str, str], blind: dict[str, str], findings: Findings
+) -> Manifest:
     """Leave damaged recordings and images out of the manifest, or raise them all together."""
-    findings = Findings(on_error)
-    findings.problems += [Problem("damaged recording", wave, message) for wave, message in silent.items()]
-    findings.problems += [Problem("damaged image", key, message) for key, message in blind.items()]
+    for wave, message in silent.items():
+        findings.add("damaged recording", wave, message)
+    for key, message in blind.items():
+        findings.add("damaged image", key, message)
     total = len(manifest.records) + len(_unique_waves(manifest))
-    findings.finish(total, "images and recordings")
+    findings.finish(total, "images and recordings", len(manifest.records) - len(blind))
     records = []
     for record in manifest.records:
-        if record.key in blind:
-            continue
-        utterances = tuple(
-            dataclasses.replace(utterance, wave=None) if utterance.wave in silent else utterance
-            for utterance in record.utterances
+        utterances = (
+            dataclasses.replace(one, wave=None) if one.wave in silent else one for one in record.utterances
         )
-        records.append(dataclasses.replace(record, utterances=utterances))
+        if record.key not in blind:
+            records.append(dataclasses.replace(record, utterances=tuple(utterances)))
     problems = (*manifest.problems, *findings.problems)
     return dataclasses.replace(manifest, records=tuple(records), problems=problems)

@@ -23,9 +23,10 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): None,  # filled below: numpy's protocol-2 pickles carry bytes as latin-1 text
 }
-for _package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ADMITTED[_package, "_reconstruct"] = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    _ADMITTED[_package, "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
+for _core in ("numpy.core", "numpy._core"):  # the names of numpy 1 and 2
+    _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    _ADMITTED[f"{_core}.multiarray", "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    _ADMITTED[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer  # type: ignore[attr-defined]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -53,7 +54,9 @@ def read_pickle(path: Path) -> Any:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})", "Check the layout of the corpus.") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror})", "Check the layout of the corpus."
+        ) from None
     if len(content) > _MAX_BYTES:
         raise DataError(f"{path}: {len(content):,} bytes, more than {_MAX_BYTES:,}")
     try:

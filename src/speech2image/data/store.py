@@ -64,13 +64,18 @@ class RaggedWriter:
         """Append the array of key `next_index`."""
         if self.next_index >= len(self.keys):
             raise ValueError("more arrays than keys")
-        if array.ndim > _MAX_NDIM or array.dtype != self.dtype:
-            raise ValueError(f"found {array.dtype} of {array.ndim} dimensions, expected {self.dtype}")
+        ndim = len(self._shapes[0]) if self._shapes else array.ndim
+        if array.ndim > _MAX_NDIM or array.ndim != ndim or array.dtype != self.dtype:
+            raise ValueError(f"found {array.dtype} {array.shape}, expected {self.dtype} of {ndim} dimensions")
         row = np.zeros(1 + _MAX_NDIM, np.int64)
         row[0], row[1 : 1 + array.ndim] = array.ndim, array.shape
         try:
-            self._data.write(np.ascontiguousarray(array).tobytes())
-            self._progress.write(row.tobytes())
+            for file, content in (
+                (self._data, np.ascontiguousarray(array).tobytes()),
+                (self._progress, row.tobytes()),
+            ):
+                file.write(content)
+                file.flush()  # a killed process loses nothing that was appended
             self._shapes.append(array.shape)
             self._sizes.append(array.size)
             if self.next_index % self.sync_every == 0:

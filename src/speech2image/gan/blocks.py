@@ -9,6 +9,8 @@ distinct responses to a padded 3x3 kernel.  Norms with activations are in `norms
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,7 +93,8 @@ class UpBlock(nn.Sequential):
 
     def forward(self, image_map: Tensor) -> Tensor:
         """Return `(B, C_out, 2H, 2W)`."""
-        return normalise_activate(upsample_conv3x3(image_map, self[1].weight), self[2], self[3])
+        conv, norm, gate = cast(nn.Conv2d, self[1]), cast(nn.BatchNorm2d, self[2]), cast(nn.GLU, self[3])
+        return normalise_activate(upsample_conv3x3(image_map, conv.weight), norm, gate)
 
 
 class JointBlock(nn.Sequential):
@@ -117,8 +120,9 @@ class JointBlock(nn.Sequential):
 
         `num_kinds` as in `normalise_activate`.
         """
-        joined = conv3x3_with_condition(condition, image_map, self[0].weight)
-        return normalise_activate(joined, self[1], self[2], num_kinds)
+        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
+        joined = conv3x3_with_condition(condition, image_map, conv.weight)
+        return normalise_activate(joined, norm, cast(nn.GLU | nn.LeakyReLU, self[2]), num_kinds)
 
 
 class ResidualBlock(nn.Module):

@@ -101,8 +101,9 @@ class StackDiscriminator(nn.Module):
         return self.judge(self.code(image), mu)
 
 
-def _whole_map_logits(layer: nn.Conv2d, code: Tensor) -> Tensor:
+def _whole_map_logits(layer: nn.Module, code: Tensor) -> Tensor:
     """Apply a convolution that covers the whole 4x4 map, as the inner product it is."""
+    assert isinstance(layer, nn.Conv2d)
     return F.linear(code.flatten(1), layer.weight.flatten(1), layer.bias).squeeze(1)
 
 

@@ -35,7 +35,7 @@ class _NormActivate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         image_map, weight, bias, mean, invstd = ctx.saved_tensors
         variance = invstd.square().reciprocal() - ctx.eps
         normed = torch.native_batch_norm(image_map, weight, bias, mean, variance, False, 0.0, ctx.eps)[0]
@@ -73,10 +73,10 @@ def normalise_activate(
     settings = (norm.momentum, norm.eps, slope)
     if num_kinds == 1:
         running = (norm.running_mean, norm.running_var)
-        return _NormActivate.apply(image_map, norm.weight, norm.bias, running, settings)
+        return _NormActivate.apply(image_map, norm.weight, norm.bias, running, settings)  # type: ignore[no-untyped-call]
     kinds = image_map.contiguous().view(-1, num_kinds * image_map.shape[1], *image_map.shape[2:])
     running = (norm.running_mean.repeat(num_kinds), norm.running_var.repeat(num_kinds))
-    result = _NormActivate.apply(
+    result = _NormActivate.apply(  # type: ignore[no-untyped-call]
         kinds, norm.weight.repeat(num_kinds), norm.bias.repeat(num_kinds), running, settings
     )
     for total, updated in zip((norm.running_mean, norm.running_var), running, strict=True):

@@ -129,6 +129,8 @@ class StackGenerator(nn.Module):
         num_stages: 1 to 3; stage k paints images of `base_px * 2**(k-1)`.
         num_residual: residual blocks of each further stage.
         base_px: size of the first image, 16, 32 or 64 (published: 64).
+        sentence_scale: factor on the sentence (published: 1).  A unit vector of width D has entries of
+            about 1/sqrt(D), far below the draw of the condition; sqrt(D) lets short runs hear it at once.
     Raises:  ConfigError: a size outside these ranges.
     Source:  StackGAN-v2 `code/model.py` `G_NET`, same state keys. Differs: the draw of the condition is
              an argument; 16 and 32 pixel first stages exist.
@@ -143,8 +145,10 @@ class StackGenerator(nn.Module):
         num_stages: int = 3,
         num_residual: int = 2,
         base_px: int = 64,
+        sentence_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.sentence_scale = sentence_scale
         _check_sizes(gf_dim, num_stages, base_px)
         self.sentence_dim, self.condition_dim, self.noise_dim = sentence_dim, condition_dim, noise_dim
         self.image_sizes = tuple(base_px * 2**stage for stage in range(num_stages))
@@ -167,7 +171,7 @@ class StackGenerator(nn.Module):
             eps: `(B, C)` standard normal draw of the condition; None: the condition is its mean.
         Returns: the images of every stage, and mean and log variance of the condition.
         """
-        mu, logvar = self.ca_net(sentence)
+        mu, logvar = self.ca_net(sentence * self.sentence_scale)
         condition = mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
         image_map = self.h_net1(condition, noise)
         images = [self.img_net1(image_map)]

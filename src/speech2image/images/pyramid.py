@@ -82,7 +82,9 @@ def pyramid(images: Tensor, sizes: Sequence[int]) -> ImagePyramid:
         level = images
         if size != images.shape[-1]:
             if images.is_cuda:
-                level = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True).round_()
+                level = F.interpolate(
+                    images.float(), size=(size, size), mode="bilinear", antialias=True
+                ).round_()
             else:
                 level = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         levels.append(level.to(torch.float32).div_(127.5).sub_(1.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +38,16 @@ def read_image(path: str | Path, max_px: int = 64_000_000) -> npt.NDArray[np.uin
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the image file is empty (0 bytes)", _REMEDY)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > max_px:
-                    raise DataError(
-                        f"{path}: {width} x {height} px, more than the {max_px:,} px that are accepted "
-                        "(a decompression bomb?)",
-                        _REMEDY,
-                    )
-                image.load()
-                upright = ImageOps.exif_transpose(image)
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > max_px:
+                raise DataError(
+                    f"{path}: {width} x {height} px, more than the {max_px:,} px that are accepted "
+                    "(a decompression bomb?)",
+                    _REMEDY,
+                )
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except _DAMAGE as error:
         raise DataError(f"{path}: the image cannot be decoded ({error})", _REMEDY) from None
     return np.asarray(_to_rgb(upright))

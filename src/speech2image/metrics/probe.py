@@ -45,7 +45,7 @@ class Probe(nn.Module):
     def __init__(
         self,
         classes: Mapping[str, Sequence[str]],
-        width: int = 32,
+        width: int = 16,
         image_px: int = 64,
         feature_dim: int = 256,
     ) -> None:
@@ -199,9 +199,9 @@ def train_probe(
     classes: Mapping[str, Sequence[str]],
     seed: int = 0,
     *,
-    max_steps: int = 600,
-    batch_size: int = 64,
-    width: int = 32,
+    max_steps: int = 1600,
+    batch_size: int = 32,
+    width: int = 16,
     feature_dim: int = 256,
     peak_lr: float = 4e-3,
     flip: bool = False,
@@ -224,7 +224,8 @@ def train_probe(
 
     Returns: the probe, in evaluation mode, on `device`.
     Raises:  DataError: shapes or labels that do not fit.
-    Cost:    max_steps * batch_size forward and backward passes of the trunk.
+    Cost:    max_steps * batch_size forward and backward passes of the trunk; the defaults take about
+        20 s for 64-pixel images on two free cores.
     """
     _check_labels(images, labels, classes)
     rng = np.random.default_rng(seed)

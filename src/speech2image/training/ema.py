@@ -63,11 +63,12 @@ class ExponentialMovingAverage(nn.Module):
         """Take the live weights in; call once a training step."""
         live = self._live[0]
         share = 1.0 - self.current_decay()
-        average, source = list(self.module.parameters()), list(live.parameters())
+        average: list[Tensor] = list(self.module.parameters())
+        source: list[Tensor] = list(live.parameters())
         for old, new in zip(self.module.buffers(), live.buffers(), strict=True):
             if self.buffers_mode == "average" and old.is_floating_point():
-                average.append(old)  # type: ignore[arg-type]
-                source.append(new)  # type: ignore[arg-type]
+                average.append(old)
+                source.append(new)
             else:
                 old.copy_(new)
         torch._foreach_lerp_(average, [tensor.float() for tensor in source], share)
@@ -82,4 +83,4 @@ class ExponentialMovingAverage(nn.Module):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         self._updates = None
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **kwargs)

@@ -80,7 +80,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     module = EncoderModule(
         build(config["encoder"]), vision,
         num_classes=len(corpus.class_names), seed=config["seed"], schedule=_schedule(config),
-        **_optim_arguments(config), **config["loss"],
+        **_optim_arguments(config), **config["loss"], **_masks(config, front_end),
     )  # fmt: skip
     train = _encoder_batches(config, corpus, front_end, "train", augment=True)
     val = _encoder_batches(config, corpus, front_end, _val_split(corpus), augment=False)
@@ -98,6 +98,11 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
         parts["image_branch"] = vision
     session.finish(module, parts)
     return folder
+
+
+def _masks(config: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
+    masks = {key: value for key, value in config["audio"].items() if key != "name"}
+    return {**masks, "mask_fill": front_end.pad_value}
 
 
 def _vision(config: dict[str, Any], corpus: Corpus, session: Session) -> tuple[nn.Module | None, FeatureFile | None]:

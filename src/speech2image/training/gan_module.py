@@ -7,6 +7,7 @@ Losses are in `losses/`, networks in `gan/`, the average in `ema.py`, counters i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ class GanModule(TrainingModule):
         self.reset_live_to_ema_every = reset_live_to_ema_every
         self.semantic_level = _semantic_level(generator, image_branch)
 
-    def configure_optimizers(self) -> list[Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[Optimizer]:
         """Return one Adam for each discriminator, smallest first, and last the generator's."""
         return [
             torch.optim.Adam(
@@ -114,6 +115,12 @@ class GanModule(TrainingModule):
         if self.image_branch is not None:
             self.image_branch.eval()
         return self
+
+    def discriminator(self, level: int) -> StackDiscriminator:
+        """Return the discriminator of one size, 0 the smallest."""
+        network = self.discriminators[level]
+        assert isinstance(network, StackDiscriminator)
+        return network
 
     def training_step(self, batch: dict[str, Any], batch_idx: int = 0) -> None:
         """Train on one batch: draw noise, step every optimizer once, average, count."""
@@ -143,7 +150,9 @@ class GanModule(TrainingModule):
         output = self.generator(batch["sentence"], noise, eps)
         losses: dict[str, Tensor] = {}
         for level, optimizer in enumerate(optimizers[:-1]):
-            losses[f"loss_d_{output.images[level].shape[-1]}"] = self.discriminator_backward(level, batch, output)
+            losses[f"loss_d_{output.images[level].shape[-1]}"] = self.discriminator_backward(
+                level, batch, output
+            )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         losses |= self.generator_backward(batch, output)
@@ -163,13 +172,13 @@ class GanModule(TrainingModule):
             "wrong": batch["wrong"].levels[level],
             "fake": output.images[level].detach(),
         }
-        judged = self.discriminators[level].judge_kinds(list(images.values()), output.mu.detach())
+        judged = self.discriminator(level).judge_kinds(list(images.values()), output.mu.detach())
         terms = [
-            discriminator_term(kind, *logits, self.uncond_weight)
-            for kind, logits in zip(images, judged, strict=True)
+            discriminator_term(kind, cond, uncond, self.uncond_weight)
+            for kind, (cond, uncond) in zip(images, judged, strict=True)
         ]
         total = torch.stack(terms).sum()
-        total.backward()
+        torch.autograd.backward(total)
         return total.detach()
 
     def generator_backward(self, batch: dict[str, Any], output: StackOutput) -> dict[str, Tensor]:
@@ -190,29 +199,31 @@ class GanModule(TrainingModule):
             losses["loss_semantic"] = self._semantic_backward(images[self.semantic_level], batch)
         kl = self.kl_weight * kl_to_standard_normal(output.mu, output.logvar)
         losses["loss_kl"] = kl.detach()
-        torch.autograd.backward([*output.images, output.mu, kl], [*(image.grad for image in images), mu.grad, None])  # type: ignore[list-item]
+        torch.autograd.backward(
+            [*output.images, output.mu, kl], [*(image.grad for image in images), mu.grad, None]
+        )
         losses["loss_g"] = torch.stack(list(losses.values())).sum()
         return losses
 
     def _judge_fake(self, level: int, image: Tensor, mu: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
-        discriminator = self.discriminators[level]
-        pixels = image.shape[-1]
+        discriminator, pixels = self.discriminator(level), image.shape[-1]
         code = discriminator.code(image)
-        term = generator_term(*discriminator.judge(code, mu), self.uncond_weight)
+        cond, uncond = discriminator.judge(code, mu)
+        term = generator_term(cond, uncond, self.uncond_weight)
         losses = {f"loss_g_{pixels}": term.detach()}
         if self.class_aware_weight:
             aware = self.class_aware_weight * class_aware_loss(code.flatten(1), batch["class_id"])
             losses[f"loss_class_aware_{pixels}"] = aware.detach()
             term = term + aware
-        term.backward()
+        torch.autograd.backward(term)
         return losses
 
     def _colour_backward(self, images: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), device=images[0].device)
-        for smaller, larger in zip(images[:-1], images[1:], strict=True):
+        for smaller, larger in itertools.pairwise(images):
             mean_term, covariance_term = colour_consistency(larger, smaller)
             term = self.colour_weight * (mean_term + COVARIANCE_FACTOR * covariance_term)
-            term.backward()
+            torch.autograd.backward(term)
             total = total + term.detach()
         return total
 
@@ -221,7 +232,7 @@ class GanModule(TrainingModule):
         speech = batch.get("speech_embedding", batch["sentence"])
         terms = matching_loss(self.image_branch(image), speech, batch.get("class_id"), self.semantic_gamma)
         term = self.semantic_weight * (terms[0] + terms[1])
-        term.backward()
+        torch.autograd.backward(term)
         return term.detach()
 
     def checkpoint_state(self) -> dict[str, Any]:

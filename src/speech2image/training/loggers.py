@@ -102,7 +102,7 @@ class WandbLogger:
 
     def close(self) -> None:
         """Finish the wandb run."""
-        self._call(lambda: self._run.finish(quiet=True))
+        self._call(lambda: self._run.finish())
 
     def _call(self, action: Any) -> None:
         if self._run is None:

@@ -83,14 +83,15 @@ def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> R
     Raises:
         DataError: no such run, or a run of another stage; names the runs that would do.
     """
-    known = [run for run in all_runs(runs) if stage in (None, run.stage)]
+    everything = all_runs(runs)
+    known = [run for run in everything if stage in (None, run.stage)]
     listing = ", ".join(str(run.path) for run in known[:8]) or f"none below {runs}/"
     what = {"encoder": "a trained encoder", "gan": "a trained generator", None: "a run"}[stage]
     if path is None:
         raise DataError(f"run: which run? found null, expected the folder of {what}", f"Known: {listing}")
     folder = Path(path)
     if not (folder / "run.json").is_file():
-        folder = _by_name(str(path), known, runs) or folder
+        folder = _by_name(str(path), everything, runs) or folder
     if not (folder / "run.json").is_file():
         near = nearest_names(str(path), [str(run.path) for run in known], 1)
         hint = f"Did you mean {near[0]}? " if near else ""

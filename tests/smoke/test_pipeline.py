@@ -1,0 +1,223 @@
+"""The main road, end to end, on a tiny corpus: prepare, train, embed, generate, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Command = Callable[..., tuple[int, str, str]]
+TINY = (
+    "data.make.num_train_species=8",
+    "data.make.num_test_species=6",
+    "data.make.images_per_species=4",
+    "data.make.captions_per_image=2",
+    "data.max_captions=1",
+    "data.root={root}/birds_of_the_pipeline",
+    "logger=none",
+)
+SMALL_GAN = ("generator.gf_dim=4", "generator.df_dim=4", "generator.condition_dim=8", "generator.noise_dim=8")
+SHORT = ("trainer.max_steps=4", "trainer.batch_size=8", "trainer.val_every=2", "trainer.log_every=1",
+         "callbacks.checkpoint.every=2", "callbacks.sample_grid.every=2")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(workplace: Path) -> tuple[str, ...]:
+    return tuple(word.format(root=workplace) for word in TINY)
+
+
+@pytest.fixture(scope="module")
+def made(workplace: Path, place: tuple[str, ...], tiny: tuple[str, ...]) -> dict[str, Path]:
+    """An encoder and a generator trained four steps."""
+    from speech2image.app.train import train as _  # noqa: F401  (imported early: slow)
+    from speech2image.app.cli import main
+
+    assert main(["train", "experiment=sen_birds", "name=pipe_sen", *tiny, *SHORT, *place]) == 0
+    assert main(
+        ["train", "experiment=stackgan_v2_birds", "name=pipe_gan", "encoder.run=pipe_sen", *tiny, *SHORT, *SMALL_GAN, *place]
+    ) == 0  # fmt: skip
+    runs = {path.parent.name.split("-")[0]: path.parent for path in (workplace / "runs").glob("pipe_*/run.json")}
+    return runs
+
+
+def last_path(out: str) -> Path:
+    return Path(out.strip().splitlines()[-1])
+
+
+def test_prepare_does_nothing_the_second_time(command: Command, tiny: tuple[str, ...], made: dict[str, Path]) -> None:
+    code, out, err = command("prepare", "data=spoken_birds", *tiny[:-1], "verify=true")
+    assert code == 0, err
+    assert "already prepared, nothing to do" in out
+    assert "hash it was written with" in out
+
+
+def test_run_folder_holds_what_the_house_says(made: dict[str, Path]) -> None:
+    for run in made.values():
+        info = json.loads((run / "run.json").read_text())
+        assert info["status"] == "finished" and info["train_step"] == 4
+        assert {"config.yaml", "journal.jsonl", "weights.safetensors", "checkpoints"} <= {p.name for p in run.iterdir()}
+        steps = [json.loads(line)["step"] for line in (run / "journal.jsonl").read_text().splitlines()]
+        assert steps == sorted(steps)
+    assert len(list((made["pipe_gan"] / "samples").glob("step_*.png"))) == 2
+
+
+def test_a_finished_run_is_not_trained_again(
+    command: Command, tiny: tuple[str, ...], made: dict[str, Path]
+) -> None:
+    before = (made["pipe_sen"] / "weights.safetensors").stat().st_mtime_ns
+    code, out, err = command("train", "experiment=sen_birds", "name=pipe_sen", *tiny, *SHORT)
+    assert code == 0, err
+    assert "finished already" in out
+    assert (made["pipe_sen"] / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_embed_writes_named_arrays(command: Command, made: dict[str, Path], tmp_path: Path) -> None:
+    from speech2image.data.embeddings import read_embeddings
+
+    code, out, err = command("embed", f"run={made['pipe_sen']}", f"out={tmp_path}")
+    assert code == 0, err
+    found = read_embeddings(tmp_path / "test.safetensors")
+    assert found.arrays["sentence"].shape == (len(found.keys), 256)
+    assert np.allclose(np.linalg.norm(found.arrays["sentence"], axis=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("sound", ["mono_8k", "stereo_44k", "uint8", "float"])
+def test_generate_takes_a_wav_of_any_rate_and_channel_count(
+    command: Command, made: dict[str, Path], tmp_path: Path, sound: str
+) -> None:
+    import soundfile
+
+    rate, channels, subtype = {
+        "mono_8k": (8000, 1, "PCM_16"), "stereo_44k": (44100, 2, "PCM_24"), "uint8": (16000, 1, "PCM_U8"),
+        "float": (48000, 1, "FLOAT"),
+    }[sound]  # fmt: skip
+    wave = 0.3 * np.sin(np.linspace(0, 2000, 2 * rate))
+    soundfile.write(tmp_path / "hello.wav", np.stack([wave] * channels, axis=1), rate, subtype=subtype)
+    code, out, err = command(
+        "generate", f"run={made['pipe_gan']}", f"speech={tmp_path}/hello.wav", "num_images=3", f"out={tmp_path}/out"
+    )
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert [line["sample"] for line in lines] == [0, 1, 2]
+    images = [np.asarray(Image.open(tmp_path / "out" / line["file"])) for line in lines]
+    assert images[0].shape == (64, 64, 3)
+    assert not np.array_equal(images[0], images[1]), "each image has its own noise"
+
+
+def test_generate_speaks_a_text_first_and_repeats_itself(
+    command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    pictures = []
+    for name in ("a", "b"):
+        code, out, err = command(
+            "generate", f"run={made['pipe_gan']}", "text=a red bird with a white belly", f"out={tmp_path / name}"
+        )
+        assert code == 0, err
+        assert last_path(out) == tmp_path / name
+        pictures.append(next((tmp_path / name).glob("*_0.png")).read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_evaluate_and_report(command: Command, made: dict[str, Path], tmp_path: Path) -> None:
+    code, out, err = command("evaluate", f"run={made['pipe_sen']}")
+    assert code == 0, err
+    assert "recall@10" in out
+    code, out, err = command("evaluate", f"run={made['pipe_gan']}")
+    assert code == 0, err
+    metrics = json.loads(last_path(out).read_text())
+    assert metrics["protocol"] == "spoken_birds"
+    names = {metric["name"] for metric in metrics["metrics"]}
+    assert {"fid", "kid", "inception_score", "attribute_accuracy/mean", "shuffled_speech/mean"} <= names
+    code, out, err = command("report", f"runs=[{made['pipe_sen']},{made['pipe_gan']}]", f"out={tmp_path}/report")
+    assert code == 0, err
+    page = last_path(out).read_text()
+    assert "pipe_gan" in page and "<audio" in page
+
+
+def test_inception_scores_without_weights_are_one_clear_error(command: Command, made: dict[str, Path]) -> None:
+    code, out, err = command("evaluate", f"run={made['pipe_gan']}", "protocol=clean")
+    assert code == 2
+    for part in ("6726825d", "https://", "weights"):
+        assert part in err
+    assert "Traceback" not in err
+
+
+def test_a_killed_run_continues_and_ends_the_same(
+    workplace: Path, place: tuple[str, ...], tiny: tuple[str, ...], made: dict[str, Path]
+) -> None:
+    """Two steps, an interruption between steps, then the rest: the weights equal four steps in one go."""
+    from safetensors.numpy import load_file
+
+    from speech2image.app.cli import main
+    from speech2image.training import callbacks
+
+    words = ["train", "experiment=stackgan_v2_birds", "encoder.run=pipe_sen", *tiny, *SHORT, *SMALL_GAN, *place]
+    original = callbacks.CheckpointWriter.on_train_batch_end
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self: object, trainer: object, module: object, *rest: object) -> None:
+        original(self, trainer, module, *rest)  # type: ignore[arg-type]
+        if module.train_step == 3:  # type: ignore[attr-defined]
+            raise Killed
+
+    callbacks.CheckpointWriter.on_train_batch_end = killed  # type: ignore[method-assign, assignment]
+    try:
+        with pytest.raises(Killed):
+            main([*words, "name=pipe_killed"])
+    finally:
+        callbacks.CheckpointWriter.on_train_batch_end = original  # type: ignore[method-assign]
+    assert main([*words, "name=pipe_killed"]) == 0
+    run = next((workplace / "runs").glob("pipe_killed-*"))
+    whole, resumed = (load_file(folder / "weights.safetensors") for folder in (made["pipe_gan"], run))
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert np.array_equal(value, resumed[name]), name
+    steps = [json.loads(line)["step"] for line in (run / "journal.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4], "no gap and no repeat"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("generate", "run=nothing_here"), ("run=nothing_here", "Known:")),
+        (("generate",), ("which run?",)),
+        (("evaluate", "run=pipe_gan", "protocol=spoken_bird"), ("spoken_birds",)),
+        (("embed", "run=pipe_gan"), ("expected a trained encoder",)),
+        (("generate", "run=pipe_gan", "speech=/no/such/file.wav"), ("no such file",)),
+        (("generate", "run=pipe_gan", "text=a bird", "voice=elvis"), ("Voices:",)),
+        (("import", "system=stackgan"), ("did you mean stackgan_v2?",)),
+        (("import", "system=stackgan_v2", "checkpoint=/no/such.pth"), ("/no/such.pth",)),
+        (("prepare", "data=cub200", "data.root=/no/such/folder"), ("/no/such/folder", "CUB_200_2011")),
+        (("report", "runs=[nothing_here]"), ("nothing_here",)),
+        (("train", "experiment=stackgan_v2_digits"), ("no finished encoder on spoken_digits",)),
+    ],
+)
+def test_bad_input_gets_one_clear_message(
+    command: Command, made: dict[str, Path], words: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    code, out, err = command(*words)
+    assert code == 2, out
+    assert all(part in err for part in parts), err
+    assert "Traceback" not in err
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_clear_error(
+    tiny: tuple[str, ...], made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    from speech2image.app.cli import main
+
+    home = made["pipe_gan"].parents[1]
+    code = main(
+        ["train", "experiment=sen_birds", *tiny, *SHORT, f"paths.runs={blocked}", f"paths.cache={home / 'cache'}",
+         f"paths.data={home / 'data'}"]
+    )  # fmt: skip
+    assert code == 2
+    assert "cannot be written" in capsys.readouterr().err
