@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -26,7 +27,9 @@ def place(workplace: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def command(place: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def command(
+    place: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     """Run one command of the suite in this process: exit code, output, messages."""
     from speech2image.app.cli import main
 
@@ -45,7 +48,9 @@ def tiny_cub(workplace: Path) -> Path:
     from speech2image.data.birds import make_spoken_birds
 
     root = workplace / "tiny_cub"
-    make_spoken_birds(root, num_train_species=5, num_test_species=3, images_per_species=2, captions_per_image=2)
+    make_spoken_birds(
+        root, num_train_species=5, num_test_species=3, images_per_species=2, captions_per_image=2
+    )
     return root
 
 
@@ -72,7 +77,9 @@ def tiny_flickr(workplace: Path) -> Path:
         pairs.append(f"{file} {name} #0")
     texts = {"Flickr8k_text/Flickr8k.token.txt": tokens, "flickr_audio/wav2capt.txt": pairs}
     for split, numbers in lists.items():
-        texts[f"Flickr8k_text/Flickr_8k.{split}Images.txt"] = [f"{1000 + number}_abc.jpg" for number in numbers]
+        texts[f"Flickr8k_text/Flickr_8k.{split}Images.txt"] = [
+            f"{1000 + number}_abc.jpg" for number in numbers
+        ]
     for file, lines in texts.items():
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text("\n".join(lines) + "\n")

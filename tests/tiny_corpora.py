@@ -35,7 +35,9 @@ def write_sound(path: Path, number: int, **options: float) -> None:
     soundfile.write(path, sound(number, **options), RATE_HZ, subtype="PCM_16")
 
 
-def make_cub(root: Path, train: int = 3, test: int = 2, images: int = 3, captions: int = 3, spoken: int = 2) -> Path:
+def make_cub(
+    root: Path, train: int = 3, test: int = 2, images: int = 3, captions: int = 3, spoken: int = 2
+) -> Path:
     """Write `train + test` classes in the layout of CUB; the first `spoken` captions have a recording."""
     base = root / "CUB_200_2011"
     names, boxes, number = [], [], 0

@@ -21,7 +21,9 @@ TINY_BIRDS = (
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_composes_validates_and_builds(experiment: str, command: Callable[..., tuple[int, str, str]]) -> None:
+def test_experiment_composes_validates_and_builds(
+    experiment: str, command: Callable[..., tuple[int, str, str]]
+) -> None:
     code, out, err = command("train", f"experiment={experiment}", "validate_only=true")
     assert code == 0, err
     assert "parameters" in out and f"run name: {experiment}-" in out
@@ -38,7 +40,12 @@ def test_experiment_file_is_short_and_explained(experiment: str) -> None:
 
 #: What makes an experiment small enough for two steps on one core; the rest stays as it is.
 REDUCED = {
-    "li_et_al_cub": ("encoder.width=64", "vision=class_teacher", "vision.feature_dim=64", "vision.train_steps=2"),
+    "li_et_al_cub": (
+        "encoder.width=64",
+        "vision=class_teacher",
+        "vision.feature_dim=64",
+        "vision.train_steps=2",
+    ),
     "li_et_al_birds": ("encoder.width=64", "vision.feature_dim=64", "vision.train_steps=2"),
     "sen_cub": ("encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64"),
     "sen_flickr8k": ("encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64"),
@@ -82,7 +89,12 @@ def test_generator_experiment_trains_two_steps(
     corpus = corpus_overrides(experiment, tiny_flickr, tiny_cub)
     dataset = experiment.removeprefix("stackgan_v2_").removesuffix("_small").removesuffix("_long")
     code, out, err = command(
-        "train", f"experiment=sen_{dataset}", "debug=two_steps", *corpus, *REDUCED.get(f"sen_{dataset}", ()), "seed=7"
+        "train",
+        f"experiment=sen_{dataset}",
+        "debug=two_steps",
+        *corpus,
+        *REDUCED.get(f"sen_{dataset}", ()),
+        "seed=7",
     )
     assert code == 0, err
     encoder = Path(out.strip().splitlines()[-1])
@@ -93,4 +105,7 @@ def test_generator_experiment_trains_two_steps(
     assert code == 0, err
     run = Path(out.strip().splitlines()[-1])
     assert (run / "weights.safetensors").is_file()
-    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step_00000001.png", "step_00000002.png"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == [
+        "step_00000001.png",
+        "step_00000002.png",
+    ]

@@ -16,7 +16,9 @@ seeds = st.integers(-(2**63), 2**63)
 def test_every_epoch_is_made_of_different_items(n: int, data: st.DataObject, seed: int, epoch: int) -> None:
     batch_size = data.draw(st.integers(1, n))
     steps = n // batch_size
-    rows = np.concatenate([batch_indices(n, batch_size, seed, epoch * steps + place) for place in range(steps)])
+    rows = np.concatenate(
+        [batch_indices(n, batch_size, seed, epoch * steps + place) for place in range(steps)]
+    )
     assert len(rows) == steps * batch_size == len(set(rows.tolist()))
     assert set(rows.tolist()) <= set(range(n))
     assert sorted(epoch_permutation(n, seed, epoch).tolist()) == list(range(n))

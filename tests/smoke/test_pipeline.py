@@ -33,14 +33,16 @@ def tiny(workplace: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def made(workplace: Path, place: tuple[str, ...], tiny: tuple[str, ...]) -> dict[str, Path]:
     """An encoder and a generator trained four steps."""
-    from speech2image.app.train import train as _  # noqa: F401  (imported early: slow)
     from speech2image.app.cli import main
+    from speech2image.app.train import train as _  # noqa: F401  (imported early: slow)
 
     assert main(["train", "experiment=sen_birds", "name=pipe_sen", *tiny, *SHORT, *place]) == 0
     assert main(
         ["train", "experiment=stackgan_v2_birds", "name=pipe_gan", "encoder.run=pipe_sen", *tiny, *SHORT, *SMALL_GAN, *place]
     ) == 0  # fmt: skip
-    runs = {path.parent.name.split("-")[0]: path.parent for path in (workplace / "runs").glob("pipe_*/run.json")}
+    runs = {
+        path.parent.name.split("-")[0]: path.parent for path in (workplace / "runs").glob("pipe_*/run.json")
+    }
     return runs
 
 
@@ -48,7 +50,9 @@ def last_path(out: str) -> Path:
     return Path(out.strip().splitlines()[-1])
 
 
-def test_prepare_does_nothing_the_second_time(command: Command, tiny: tuple[str, ...], made: dict[str, Path]) -> None:
+def test_prepare_does_nothing_the_second_time(
+    command: Command, tiny: tuple[str, ...], made: dict[str, Path]
+) -> None:
     code, out, err = command("prepare", "data=spoken_birds", *tiny[:-1], "verify=true")
     assert code == 0, err
     assert "already prepared, nothing to do" in out
@@ -59,7 +63,9 @@ def test_run_folder_holds_what_the_house_says(made: dict[str, Path]) -> None:
     for run in made.values():
         info = json.loads((run / "run.json").read_text())
         assert info["status"] == "finished" and info["train_step"] == 4
-        assert {"config.yaml", "journal.jsonl", "weights.safetensors", "checkpoints"} <= {p.name for p in run.iterdir()}
+        assert {"config.yaml", "journal.jsonl", "weights.safetensors", "checkpoints"} <= {
+            p.name for p in run.iterdir()
+        }
         steps = [json.loads(line)["step"] for line in (run / "journal.jsonl").read_text().splitlines()]
         assert steps == sorted(steps)
     assert len(list((made["pipe_gan"] / "samples").glob("step_*.png"))) == 2
@@ -78,7 +84,7 @@ def test_a_finished_run_is_not_trained_again(
 def test_embed_writes_named_arrays(command: Command, made: dict[str, Path], tmp_path: Path) -> None:
     from speech2image.data.embeddings import read_embeddings
 
-    code, out, err = command("embed", f"run={made['pipe_sen']}", f"out={tmp_path}")
+    code, _out, err = command("embed", f"run={made['pipe_sen']}", f"out={tmp_path}")
     assert code == 0, err
     found = read_embeddings(tmp_path / "test.safetensors")
     assert found.arrays["sentence"].shape == (len(found.keys), 256)
@@ -97,8 +103,12 @@ def test_generate_takes_a_wav_of_any_rate_and_channel_count(
     }[sound]  # fmt: skip
     wave = 0.3 * np.sin(np.linspace(0, 2000, 2 * rate))
     soundfile.write(tmp_path / "hello.wav", np.stack([wave] * channels, axis=1), rate, subtype=subtype)
-    code, out, err = command(
-        "generate", f"run={made['pipe_gan']}", f"speech={tmp_path}/hello.wav", "num_images=3", f"out={tmp_path}/out"
+    code, _out, err = command(
+        "generate",
+        f"run={made['pipe_gan']}",
+        f"speech={tmp_path}/hello.wav",
+        "num_images=3",
+        f"out={tmp_path}/out",
     )
     assert code == 0, err
     lines = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
@@ -114,7 +124,10 @@ def test_generate_speaks_a_text_first_and_repeats_itself(
     pictures = []
     for name in ("a", "b"):
         code, out, err = command(
-            "generate", f"run={made['pipe_gan']}", "text=a red bird with a white belly", f"out={tmp_path / name}"
+            "generate",
+            f"run={made['pipe_gan']}",
+            "text=a red bird with a white belly",
+            f"out={tmp_path / name}",
         )
         assert code == 0, err
         assert last_path(out) == tmp_path / name
@@ -132,14 +145,18 @@ def test_evaluate_and_report(command: Command, made: dict[str, Path], tmp_path: 
     assert metrics["protocol"] == "spoken_birds"
     names = {metric["name"] for metric in metrics["metrics"]}
     assert {"fid", "kid", "inception_score", "attribute_accuracy/mean", "shuffled_speech/mean"} <= names
-    code, out, err = command("report", f"runs=[{made['pipe_sen']},{made['pipe_gan']}]", f"out={tmp_path}/report")
+    code, out, err = command(
+        "report", f"runs=[{made['pipe_sen']},{made['pipe_gan']}]", f"out={tmp_path}/report"
+    )
     assert code == 0, err
     page = last_path(out).read_text()
     assert "pipe_gan" in page and "<audio" in page
 
 
-def test_inception_scores_without_weights_are_one_clear_error(command: Command, made: dict[str, Path]) -> None:
-    code, out, err = command("evaluate", f"run={made['pipe_gan']}", "protocol=clean")
+def test_inception_scores_without_weights_are_one_clear_error(
+    command: Command, made: dict[str, Path]
+) -> None:
+    code, _out, err = command("evaluate", f"run={made['pipe_gan']}", "protocol=clean")
     assert code == 2
     for part in ("6726825d", "https://", "weights"):
         assert part in err
@@ -155,7 +172,15 @@ def test_a_killed_run_continues_and_ends_the_same(
     from speech2image.app.cli import main
     from speech2image.training import callbacks
 
-    words = ["train", "experiment=stackgan_v2_birds", "encoder.run=pipe_sen", *tiny, *SHORT, *SMALL_GAN, *place]
+    words = [
+        "train",
+        "experiment=stackgan_v2_birds",
+        "encoder.run=pipe_sen",
+        *tiny,
+        *SHORT,
+        *SMALL_GAN,
+        *place,
+    ]
     original = callbacks.CheckpointWriter.on_train_batch_end
 
     class Killed(BaseException):

@@ -80,7 +80,9 @@ def test_light_modules_import_no_torch(room: str) -> None:
     place = SOURCE / room
     for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         for module, at_import in imports_of(path):
-            assert not (at_import and module.split(".")[0] in ("torch", "pytorch_lightning", "torchaudio")), path
+            assert not (at_import and module.split(".")[0] in ("torch", "pytorch_lightning", "torchaudio")), (
+                path
+            )
 
 
 def test_package_and_command_line_start_without_torch() -> None:
@@ -88,10 +90,16 @@ def test_package_and_command_line_start_without_torch() -> None:
         "import sys, speech2image, speech2image.app.cli as cli; cli.main(['--help']);"
         "cli.main(['train', '--cfg', 'job']); assert 'torch' not in sys.modules, 'torch was imported'"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_no_file_is_longer_than_the_house_allows() -> None:
-    long = {str(path.relative_to(SOURCE)): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
+    long = {
+        str(path.relative_to(SOURCE)): count
+        for path in FILES
+        if (count := len(path.read_text().splitlines())) > 400
+    }
     assert not long

@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"speech2image: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nspeech2image: interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+        print(
+            "\nspeech2image: interrupted; what was finished is kept, the same command continues",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         return 0

@@ -49,8 +49,8 @@ def run(config: dict[str, Any]) -> None:
 # ---- encoders ---------------------------------------------------------------------------------
 def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return retrieval metrics of a speech encoder: speech to image and back, by class."""
-    from speech2image.metrics.retrieval import class_accuracy, recall_at_k, sen_mean_average_precision
     from speech2image.audio.features import make_front_end
+    from speech2image.metrics.retrieval import class_accuracy, recall_at_k, sen_mean_average_precision
     from speech2image.training.conditions import run_embeddings
 
     settings = scored.config
@@ -103,7 +103,9 @@ def image_embeddings(scored: Any, corpus: Any, split: str) -> np.ndarray:
 
 
 # ---- generators -------------------------------------------------------------------------------
-def evaluate_generator(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def evaluate_generator(
+    scored: Any, protocol: Any, config: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
     """Return accuracy of attributes and FID, IS, KID of the images a generator paints."""
     from speech2image.metrics.attributes import attribute_accuracy
     from speech2image.metrics.imageset import ImageSet, common_size, read_generated
@@ -155,8 +157,9 @@ def _front_end_of(scored: Any, config: dict[str, Any]) -> str:
 def _generate_split(scored: Any, config: dict[str, Any]) -> None:
     from speech2image.app.generate import generate
 
-    asked = {"speech": None, "text": None, "voice": None, "num_images": 1, "out": None, "seed": 100}
-    generate(scored, {**asked, "split": config["split"], "max_utterances": None, "paths": config["paths"]})
+    asked = {"speech": None, "text": None, "voice": None, "num_images": 1, "condition": "sample", "out": None}
+    asked |= {"seed": 100, "max_utterances": None, "split": config["split"], "paths": config["paths"]}
+    generate(scored, asked)
 
 
 def real_arrays(corpus: Any, split: str, image_px: int) -> np.ndarray:
@@ -205,7 +208,9 @@ def _labels(
         classes = {"class": sorted({value["class"] for value in values})}
     elif classes is None:  # every value of the corpus, so that a small training split lacks no head
         everywhere = corpus.manifest.records
-        classes = {name: sorted({r.attributes[name] for r in everywhere if name in r.attributes}) for name in names}
+        classes = {
+            name: sorted({r.attributes[name] for r in everywhere if name in r.attributes}) for name in names
+        }
     labels = {}
     for name in names:
         number = {value: index for index, value in enumerate(classes[name])}
@@ -226,7 +231,9 @@ def write_metrics(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "metrics": [metric.to_dict() for metric in metrics],
         "details": {**details, "protocol": protocol.to_dict()},
-        "versions": {name: version(name) for name in ("speech2image", "torch", "torch_fidelity", "torchmetrics")},
+        "versions": {
+            name: version(name) for name in ("speech2image", "torch", "torch_fidelity", "torchmetrics")
+        },
         "weights": {"run": scored.info["run_id"]},
     }
     path = out / "metrics.json"

@@ -35,6 +35,8 @@ def run(config: dict[str, Any]) -> None:
 
     if config["num_images"] < 1:
         raise ConfigError(f"num_images: found {config['num_images']}, expected at least 1")
+    if config["condition"] not in ("sample", "mean"):
+        raise ConfigError(f"condition: found {config['condition']!r}, expected sample or mean")
     if config["speech"] is not None and config["text"] is not None:
         raise ConfigError("speech and text were both given", "Give one of them.")
     gan_run = open_run(config["run"], Path(config["paths"]["runs"]), "gan")
@@ -48,7 +50,7 @@ def generate(gan_run: Any, config: dict[str, Any]) -> Path:
         out = Path(config["out"] or gan_run.path / "generated" / config["split"])
     else:
         out, requests = _spoken_requests(gan_run, config)
-    paint(gan_run, requests, out, config["num_images"], config["seed"], config["split"])
+    paint(gan_run, requests, out, config)
     return out
 
 
@@ -161,7 +163,9 @@ def _audio_files(source: Path) -> list[Path]:
     if source.is_dir():
         found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _AUDIO)
         if not found:
-            raise DataError(f"speech={source}: the folder holds no recording", f"Expected {', '.join(sorted(_AUDIO))}")
+            raise DataError(
+                f"speech={source}: the folder holds no recording", f"Expected {', '.join(sorted(_AUDIO))}"
+            )
         return found
     if not source.is_file():
         raise DataError(f"speech={source}: there is no such file or folder", "Type: speech=<file or folder>")
@@ -192,39 +196,56 @@ def _file_name(key: str) -> str:
 
 # ---- painting ---------------------------------------------------------------------------------
 @torch.no_grad()
-def paint(gan_run: Any, requests: Sequence[Request], out: Path, num_images: int, seed: int, split: str) -> None:
-    """Paint each request `num_images` times; PNGs, `manifest.jsonl` and `contact_sheet.png` in `out`."""
-    from speech2image.data.order import addressed_rng
+def paint(gan_run: Any, requests: Sequence[Request], out: Path, config: dict[str, Any]) -> None:
+    """Paint each request `num_images` times; PNGs, `manifest.jsonl` and `contact_sheet.png` in `out`.
+
+    Noise and the draw of the condition are functions of (seed, utterance, sample).
+    """
     from speech2image.images.grid import to_uint8, write_png
     from speech2image.training.runs import load_generator
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = load_generator(gan_run).to(device)
-    noise_dim = gan_run.config["generator"]["noise_dim"]
+    seed, samples_condition = config["seed"], config["condition"] == "sample"
     expected = int(gan_run.info["sentence_dim"])
     found = requests[0].sentence.shape[-1]
     if found != expected:
         raise DataError(f"the encoder gives {found} numbers an utterance, the generator expects {expected}")
-    jobs = [(request, sample) for request in requests for sample in range(num_images)]
-    lines, shown = [], []
+    jobs = [(request, sample) for request in requests for sample in range(config["num_images"])]
+    lines: list[dict[str, Any]] = []
+    shown: list[np.ndarray] = []
     bar = tqdm(total=len(jobs), desc="paint", unit="img", disable=None)
     for start in range(0, len(jobs), 32):
         part = jobs[start : start + 32]
         sentence = torch.from_numpy(np.stack([request.sentence for request, _ in part])).to(device)
-        noise = np.stack(
-            [addressed_rng(seed, f"generate/{request.name}", sample).standard_normal(noise_dim, dtype=np.float32)
-             for request, sample in part]
-        )  # fmt: skip
-        images = to_uint8(generator(sentence, torch.from_numpy(noise).to(device)).images[-1].float().cpu())
+        noise = _draws(part, seed, "noise", generator.noise_dim).to(device)
+        eps = (
+            _draws(part, seed, "condition", generator.condition_dim).to(device) if samples_condition else None
+        )
+        images = to_uint8(generator(sentence, noise, eps).images[-1].float().cpu())
         for (request, sample), image in zip(part, images, strict=True):
             file = f"{_file_name(request.name)}_{sample}.png"
             write_png(out / file, image)
-            lines.append({"file": file, **request.known, "split": split, "seed": seed, "sample": sample})
+            lines.append(
+                {"file": file, **request.known, "split": config["split"], "seed": seed, "sample": sample}
+            )
             if len(shown) < 64:
                 shown.append(image)
         bar.update(len(part))
     bar.close()
     _finish_folder(out, lines, shown)
+
+
+def _draws(part: Sequence[tuple[Request, int]], seed: int, stream: str, width: int) -> torch.Tensor:
+    from speech2image.data.order import addressed_rng
+
+    rows = [
+        addressed_rng(seed, f"generate/{stream}/{request.name}", sample).standard_normal(
+            width, dtype=np.float32
+        )
+        for request, sample in part
+    ]
+    return torch.from_numpy(np.stack(rows))
 
 
 def _finish_folder(out: Path, lines: list[dict[str, Any]], shown: list[np.ndarray]) -> None:

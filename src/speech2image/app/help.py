@@ -15,7 +15,12 @@ def verb_help(verb: str, line: str) -> str:
     """Return the help page of one verb."""
     tree = conf_dir()
     groups = [group for group in VARIANTS if f"- {group}:" in (tree / f"{verb}.yaml").read_text()]
-    parts = [f"speech2image {verb}: {line}", "", f"usage: speech2image {verb} [key=value ...] [--cfg job]", ""]
+    parts = [
+        f"speech2image {verb}: {line}",
+        "",
+        f"usage: speech2image {verb} [key=value ...] [--cfg job]",
+        "",
+    ]
     parts += ["keys:"]
     parts += [f"  {key:<24} {text}" for key, text in ROOT_HELP[verb].items()]
     if (tree / f"{verb}.yaml").read_text().find("- experiment:") >= 0:
@@ -52,8 +57,9 @@ def _fields(schema: type, path: str, suffix: str = "") -> list[str]:
 
 def _shown(item: dataclasses.Field[Any]) -> str:
     value: Any = item.default
-    if value is dataclasses.MISSING and item.default_factory is not dataclasses.MISSING:
-        value = item.default_factory()
+    factory: Any = item.default_factory
+    if value is dataclasses.MISSING and factory is not dataclasses.MISSING:
+        value = factory()
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -60,10 +60,18 @@ def _stackgan_v2(config: dict[str, Any], path: Path) -> Path:
     encoder_run = None
     if config["encoder_run"] is not None:
         encoder_run = open_run(config["encoder_run"], Path(config["paths"]["runs"]), "encoder").info["run_id"]
-    settings["encoder"] = {"_target_": "speech2image.training.conditions.FromRun", "run": encoder_run or "auto"}
+    settings["encoder"] = {
+        "_target_": "speech2image.training.conditions.FromRun",
+        "run": encoder_run or "auto",
+    }
     parts = {"generator": generator} | {f"discriminators.{i}": critic for i, critic in enumerate(critics)}
     return _write(
-        config, settings, parts, path, sentence_dim=generator.arguments["sentence_dim"], encoder_run=encoder_run
+        config,
+        settings,
+        parts,
+        path,
+        sentence_dim=generator.arguments["sentence_dim"],
+        encoder_run=encoder_run,
     )
 
 
@@ -108,8 +116,12 @@ def _write(
     name = run_id(settings["name"], settings)
     folder = Path(config["paths"]["runs"]) / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "weights.safetensors", state, {"run_id": name, "source": path.name, "sha256": digest})
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({**settings, "paths": config["paths"]})))
+    save_weights(
+        folder / "weights.safetensors", state, {"run_id": name, "source": path.name, "sha256": digest}
+    )
+    (folder / "config.yaml").write_text(
+        OmegaConf.to_yaml(OmegaConf.create({**settings, "paths": config["paths"]}))
+    )
     info = new_info(name, settings["stage"], settings["name"], settings["data"]["name"])
     info |= {"status": "imported", "parameters": parameters, "finished": info["created"], **facts}
     info |= {"has_image_branch": False, "imported": {"file": path.name, "sha256": digest}}

@@ -61,9 +61,8 @@ def describe_models(config: dict[str, Any]) -> list[str]:
     """Build every network on the meta device and return its sizes as lines."""
     import torch
 
-    from speech2image.training.runs import build_discriminators, build_generator, build_image_branch
-
     from speech2image.config.build import build
+    from speech2image.training.runs import build_discriminators, build_generator, build_image_branch
 
     models: dict[str, Any] = {}
     with torch.device("meta"):

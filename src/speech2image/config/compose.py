@@ -15,7 +15,6 @@ from typing import Any
 
 from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
 
-
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
 
@@ -58,7 +57,9 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
         elif not equals:
             problems.append(f"{argument!r}: found a lone word, expected key=value")
         elif (tree / plain).is_dir():
-            problems += [_unknown_choice(plain, name) for name in _names(value) if not _has(tree, plain, name)]
+            problems += [
+                _unknown_choice(plain, name) for name in _names(value) if not _has(tree, plain, name)
+            ]
             prepared.append(argument)
         elif key != plain or plain.startswith("hydra"):
             prepared.append(argument)

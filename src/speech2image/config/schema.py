@@ -65,7 +65,9 @@ class DataConfig:
     max_captions: int = option(4, "captions used (and spoken) of each image", low=1, high=10)
     val_classes: int = option(0, "training classes held out for validation", low=0, high=1000)
     speak: str | None = option(
-        "espeak", "engine for captions without a recording; null: skip them", choices=("espeak", "tacotron2", None)
+        "espeak",
+        "engine for captions without a recording; null: skip them",
+        choices=("espeak", "tacotron2", None),
     )
     on_error: str = option("raise", "damaged items: stop, or quarantine and go on", choices=("raise", "skip"))
     make: dict[str, Any] | None = option(None, "how an embedded corpus is made; null: it is read")
@@ -93,7 +95,9 @@ class CnnRnnConfig:
     mel_dim: int = option(40, "mel bands", low=1, high=512)
     width: int = option(1024, "channels of the last convolution; all others scale with it", low=16, high=4096)
     bidirectional: bool = option(True, "LSTM in both directions")
-    pool: str = option("mean", "mean over valid steps, or over all 32 as released", choices=("mean", "mean_padded"))
+    pool: str = option(
+        "mean", "mean over valid steps, or over all 32 as released", choices=("mean", "mean_padded")
+    )
 
 
 @dataclass
@@ -186,7 +190,9 @@ class StackGeneratorConfig:
     num_stages: int = option(3, "stages: one to three", low=1, high=3)
     num_residual: int = option(2, "residual blocks of each later stage", low=0, high=8)
     base_px: int = option(64, "side of the first stage's image", unit="px", choices=(16, 32, 64))
-    sentence_scale: float = option(1.0, "factor on the sentence; sqrt(its size) lets short runs hear it", low=0.001)
+    sentence_scale: float = option(
+        1.0, "factor on the sentence; sqrt(its size) lets short runs hear it", low=0.001
+    )
 
 
 # ---- losses -----------------------------------------------------------------------------------
@@ -201,7 +207,9 @@ class LiLossConfig:
     distill_weight: float = option(1000.0, "distillation", low=0)
     temperature: float = option(2.0, "softening of the teacher", low=0.01)
     direction: str = option("column", "margin of the joint embedding", choices=("column", "row", "both"))
-    l1_per: str = option("batch", "norm of the L1 term: whole batch as published, or each item", choices=("batch", "sample"))
+    l1_per: str = option(
+        "batch", "norm of the L1 term: whole batch as published, or each item", choices=("batch", "sample")
+    )
     distill_reduction: str = option("mean", "reduction of the distillation", choices=("mean", "batchmean"))
 
 
@@ -225,11 +233,15 @@ class StackLossConfig:
     kl_weight: float = option(2.0, "conditioning augmentation", low=0)
     colour_weight: float = option(0.0, "colour consistency between stages", low=0)
     class_aware_weight: float = option(0.0, "Li et al.'s class-aware term", low=0)
-    semantic_weight: float = option(0.0, "matching of painted image and speech (needs an image branch)", low=0)
+    semantic_weight: float = option(
+        0.0, "matching of painted image and speech (needs an image branch)", low=0
+    )
     semantic_gamma: float = option(10.0, "sharpness of that matching", low=0.01)
     ema_decay: float = option(0.999, "moving average of the generator", low=0, high=1)
     ema_warmup: bool = option(False, "let the average follow faster in the first steps")
-    ema_buffers: str = option("copy", "batch-norm statistics of the average: live, or averaged", choices=("copy", "average"))
+    ema_buffers: str = option(
+        "copy", "batch-norm statistics of the average: live, or averaged", choices=("copy", "average")
+    )
     reset_live_to_ema_every: int | None = option(None, "as the released loops do; null: never", low=1)
 
 
@@ -242,7 +254,9 @@ class OptimConfig:
     lr_d: float | None = option(None, "learning rate of the discriminators; null: lr", low=0, high=1)
     betas: list[float] = option([0.5, 0.999], "Adam's betas")
     weight_decay: float = option(0.0, "L2 penalty, inside Adam as published", low=0, high=1)
-    schedule: str = option("constant", "learning-rate schedule", choices=("constant", "step", "cosine", "one_cycle"))
+    schedule: str = option(
+        "constant", "learning-rate schedule", choices=("constant", "step", "cosine", "one_cycle")
+    )
     decay_every: int | None = option(None, "step schedule: steps between decays", low=1)
     decay_factor: float = option(0.5, "step schedule: factor of a decay", low=0, high=1)
     warmup_steps: int = option(0, "linear rise at the start", low=0)
@@ -293,7 +307,9 @@ class CallbacksConfig:
 class WandbConfig:
     """Weights & Biases."""
 
-    mode: str = option("offline", "offline keeps everything on disk", choices=("offline", "online", "disabled"))
+    mode: str = option(
+        "offline", "offline keeps everything on disk", choices=("offline", "online", "disabled")
+    )
     project: str = option("speech2image", "project name")
     entity: str | None = option(None, "team or user")
 

@@ -7,6 +7,7 @@ against the allow-list, and rules that cross groups.  `check_config` raises one 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any
@@ -108,8 +109,10 @@ def _check_value(value: Any, hint: Any, meta: Any, where: str) -> list[str]:
         return [f"{where}: found {value!r}, expected {_type_name(hint)}"]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high = meta.get("low"), meta.get("high")
-        if value != value or (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"{'' if low is None else f'at least {low:g}'}{' and ' if None not in (low, high) else ''}"
+        if math.isnan(value) or (low is not None and value < low) or (high is not None and value > high):
+            bounds = (
+                f"{'' if low is None else f'at least {low:g}'}{' and ' if None not in (low, high) else ''}"
+            )
             bounds += "" if high is None else f"at most {high:g}"
             return [f"{where}: found {value!r}{unit}, expected {bounds or 'a number'}{unit}"]
     return []
@@ -168,7 +171,9 @@ def _check_across(config: dict[str, Any]) -> list[str]:
         if not generator.get("_target_"):
             problems.append("generator: none chosen, but stage=gan needs one (generator=stackgan_v2)")
         if not str((config.get("encoder") or {}).get("_target_", "")).startswith("speech2image.training."):
-            problems.append("encoder: stage=gan takes its condition from a trained encoder (encoder=from_run)")
+            problems.append(
+                "encoder: stage=gan takes its condition from a trained encoder (encoder=from_run)"
+            )
     elif config.get("stage") == "encoder" and loss.get("objective") == "stackgan_v2":
         problems.append("loss.objective: 'stackgan_v2' cannot train a speech encoder (stage=encoder)")
     betas = (config.get("optim") or {}).get("betas")

@@ -31,7 +31,9 @@ def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]
 
 def cache_folder(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Path:
     """Return the folder of the prepared corpus: one for each way to prepare it."""
-    defining = {key: data[key] for key in ("name", "image_px", "max_captions", "val_classes", "speak", "make")}
+    defining = {
+        key: data[key] for key in ("name", "image_px", "max_captions", "val_classes", "speak", "make")
+    }
     defining |= {"root": str(Path(data["root"]).resolve()), "audio": front_end_name}
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
     return Path(paths["cache"]) / f"{data['name']}-{data['image_px']}px-{front_end_name}-{digest}"

@@ -30,7 +30,9 @@ class JournalWriter(pl.Callback):
         progress: whether to draw a bar.
     """
 
-    def __init__(self, journal: Journal, wandb: WandbLogger, every: int, max_steps: int, progress: bool) -> None:
+    def __init__(
+        self, journal: Journal, wandb: WandbLogger, every: int, max_steps: int, progress: bool
+    ) -> None:
         self.journal, self.wandb = journal, wandb
         self.every, self.max_steps, self.progress = every, max_steps, progress
         self._bar: tqdm[Any] | None = None
@@ -90,7 +92,9 @@ class JournalWriter(pl.Callback):
         self.wandb.log(module.train_step, values)
         if self._bar is not None:
             losses = {name: f"{value:.3f}" for name, value in values.items() if name.startswith("loss")}
-            self._bar.set_postfix({**dict(list(losses.items())[:3]), "img/s": f"{values['images_per_s']:.0f}"})
+            self._bar.set_postfix(
+                {**dict(list(losses.items())[:3]), "img/s": f"{values['images_per_s']:.0f}"}
+            )
 
 
 class CheckpointWriter(pl.Callback):

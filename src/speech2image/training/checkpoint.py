@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the newest whole checkpoint of `folder`, and a sentence for each damaged one."""
-    damaged = []
+    damaged: list[str] = []
     for path in sorted(folder.glob("step_*.ckpt"), reverse=True):
         try:
             return load_checkpoint(path), damaged
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  a damaged file fails in many ways
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(state, dict) or "train_step" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this suite: it has no train_step")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     steps = config["trainer"]["max_steps"]
     data = SpeechImageData(train, val, start, steps, (), config["trainer"]["num_workers"])
     session.info["has_image_branch"] = vision is not None
-    session.info["sentence_dim"] = int(module.encoder.sentence_dim)
+    session.info["sentence_dim"] = int(module.encoder.sentence_dim)  # type: ignore[arg-type]
     session.fit(module, data, [])
     parts = nn.ModuleDict({"encoder": module.encoder})
     if vision is not None:
@@ -105,7 +107,9 @@ def _masks(config: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
     return {**masks, "mask_fill": front_end.pad_value}
 
 
-def _vision(config: dict[str, Any], corpus: Corpus, session: Session) -> tuple[nn.Module | None, FeatureFile | None]:
+def _vision(
+    config: dict[str, Any], corpus: Corpus, session: Session
+) -> tuple[nn.Module | None, FeatureFile | None]:
     node = config["vision"]
     if not node["_target_"]:
         raise DataError("vision: an encoder is taught by images; none chosen", "Type: vision=conv_branch")
@@ -154,7 +158,9 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
         corpus, "train", embeddings, trainer["batch_size"], config["seed"], config["data"]["image_px"]
     )
     start = session.resume(module)
-    data = SpeechImageData(train, None, start, trainer["max_steps"], generator.image_sizes, trainer["num_workers"])
+    data = SpeechImageData(
+        train, None, start, trainer["max_steps"], generator.image_sizes, trainer["num_workers"]
+    )
     session.info["sentence_dim"] = sentence_dim
     session.info["encoder_run"] = condition.run.info["run_id"] if condition.run else None
     session.fit(module, data, [_sample_grid(config, session, corpus, held_out)])
@@ -173,14 +179,18 @@ def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: st
     return condition.files.read(corpus, split)
 
 
-def _sample_grid(config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings) -> SampleGrid:
+def _sample_grid(
+    config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings
+) -> SampleGrid:
     options = config["callbacks"]["sample_grid"]
     split = _val_split(corpus)
     utterances = corpus.utterances(split)
     count = min(options["num_utterances"], len(utterances))
     picks = np.linspace(0, len(utterances) - 1, count).astype(int)
     sentences = torch.from_numpy(np.stack([held_out.arrays["sentence"][pick] for pick in picks]))
-    images = ImageBatches(corpus, split, max(1, len(corpus.records(split))), config["data"]["image_px"])[0]["image"]
+    images = ImageBatches(corpus, split, max(1, len(corpus.records(split))), config["data"]["image_px"])[0][
+        "image"
+    ]
     real = images.permute(0, 2, 3, 1).numpy()[[utterances[pick][0] for pick in picks]]
     noise = torch.from_numpy(
         np.random.Generator(np.random.Philox(config["seed"])).standard_normal(
@@ -269,9 +279,14 @@ class Session:
             *callbacks,
             CheckpointWriter(self.checkpoints, saves["every"], saves["keep"]),
             JournalWriter(
-                self.journal, self.wandb, trainer["log_every"], trainer["max_steps"], config["callbacks"]["progress"]
+                self.journal,
+                self.wandb,
+                trainer["log_every"],
+                trainer["max_steps"],
+                config["callbacks"]["progress"],
             ),
         ]
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         engine = pl.Trainer(
             max_epochs=1, accelerator=trainer["accelerator"], devices=1, precision=trainer["precision"],
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -281,7 +296,9 @@ class Session:
         )  # fmt: skip
         start = time.perf_counter()
         if len(data.steps):
-            engine.fit(module, datamodule=data)
+            with warnings.catch_warnings():  # advice of Lightning that does not apply to our loop
+                warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
+                engine.fit(module, datamodule=data)
         self.info["train_seconds"] += round(time.perf_counter() - start, 2)
 
     def finish(self, module: TrainingModule, parts: nn.Module) -> None:

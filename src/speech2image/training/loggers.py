@@ -80,10 +80,11 @@ class WandbLogger:
             import wandb
 
             self._run = wandb.init(
-                mode=mode, project=project, entity=entity, id=run_id, name=run_id, dir=str(folder),
+                mode=mode,  # type: ignore[arg-type]
+ project=project, entity=entity, id=run_id, name=run_id, dir=str(folder),
                 config=config, resume="allow" if mode == "online" else None,
             )  # fmt: skip
-        except Exception as error:  # wandb down, no disk, no login: training goes on
+        except Exception as error:  # noqa: BLE001  wandb down, no disk, no login: training goes on
             warnings.warn(f"wandb is off for this run: {error}", stacklevel=2)
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -109,6 +110,6 @@ class WandbLogger:
             return
         try:
             action()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  as above
             warnings.warn(f"wandb failed and is off from here: {error}", stacklevel=2)
             self._run = None

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import nn
 from speech2image import __version__
 from speech2image.config.build import build
 from speech2image.errors import CheckpointError, DataError, nearest_names
+from speech2image.gan.discriminators import StackDiscriminator
+from speech2image.gan.stackgan import StackGenerator
 from speech2image.hub.weights import fill_module, read_weights
 
 
@@ -49,17 +52,11 @@ def write_info(folder: Path, info: dict[str, Any]) -> None:
 
 def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:
     """Return the first form of a run's `run.json`."""
-    import pytorch_lightning
-    import torchaudio
-    import torchvision
 
     versions = {
         "speech2image": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "torchaudio": torchaudio.__version__,
-        "pytorch-lightning": pytorch_lightning.__version__,
+        **{name: version(name) for name in ("torch", "torchvision", "torchaudio", "pytorch-lightning")},
     }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     return {
@@ -167,21 +164,20 @@ def build_image_branch(config: dict[str, Any]) -> nn.Module:
     return build({**config, "weights_path": None} if "weights_path" in config else config)
 
 
-def build_generator(config: dict[str, Any], sentence_dim: int) -> nn.Module:
+def build_generator(config: dict[str, Any], sentence_dim: int) -> StackGenerator:
     """Build the generator of a configuration for embeddings of size `sentence_dim`."""
     node = {key: value for key, value in config.items() if key != "df_dim"}
-    return build(node, sentence_dim=sentence_dim)
+    generator: StackGenerator = build(node, sentence_dim=sentence_dim)
+    return generator
 
 
-def build_discriminators(config: dict[str, Any]) -> list[nn.Module]:
+def build_discriminators(config: dict[str, Any]) -> list[StackDiscriminator]:
     """Build one discriminator for each stage of the generator, smallest first."""
-    from speech2image.gan.discriminators import StackDiscriminator
-
     sizes = [config["base_px"] * 2**stage for stage in range(config["num_stages"])]
     return [StackDiscriminator(size, config["df_dim"], config["condition_dim"]) for size in sizes]
 
 
-def load_generator(run: Run) -> nn.Module:
+def load_generator(run: Run) -> StackGenerator:
     """Return the generator of a run (moving average), in eval mode."""
     generator = build_generator(run.config["generator"], int(run.info["sentence_dim"]))
     _fill(run, nn.ModuleDict({"generator": generator}))

@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 
 def make_schedule(
-    name: str, max_steps: int, decay_every: int | None = None, decay_factor: float = 0.5, warmup_steps: int = 0
+    name: str,
+    max_steps: int,
+    decay_every: int | None = None,
+    decay_factor: float = 0.5,
+    warmup_steps: int = 0,
 ) -> Callable[[int], float]:
     """Return the factor by which the learning rate is multiplied, as a function of the step.
 

@@ -67,7 +67,7 @@ class ClassTeacher(nn.Module):
             logits = head(self.trunk(image))
             loss = F.cross_entropy(logits, label, label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             right = float((logits.argmax(1) == label).float().mean()) if step % 50 == 49 else right

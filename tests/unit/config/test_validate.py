@@ -37,12 +37,20 @@ def test_all_problems_stand_in_one_message(capsys: pytest.CaptureFixture[str]) -
     )  # fmt: skip
     assert code == 2
     assert "5 problems" in message
-    for part in ("did you mean seed?", "did you mean trainer.max_steps?", "at least 2", "expected a number", "espeak"):
+    for part in (
+        "did you mean seed?",
+        "did you mean trainer.max_steps?",
+        "at least 2",
+        "expected a number",
+        "espeak",
+    ):
         assert part in message
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "builtins.eval", "speech2image.__main__.script"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "subprocess.run", "builtins.eval", "speech2image.__main__.script"]
+)
 def test_hostile_targets_are_refused(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, message = train(f"encoder._target_={target}", capsys=capsys)
     assert code == 2 and target in message
@@ -88,7 +96,9 @@ VARIANT_SCHEMAS = [
 ]
 
 
-@pytest.mark.parametrize(("target", "variant"), VARIANT_SCHEMAS, ids=lambda item: str(item).rsplit(".", 1)[-1])
+@pytest.mark.parametrize(
+    ("target", "variant"), VARIANT_SCHEMAS, ids=lambda item: str(item).rsplit(".", 1)[-1]
+)
 def test_schema_fields_equal_constructor_arguments(target: str, variant: type) -> None:
     target_class = get_class(target)
     arguments = set(inspect.signature(target_class).parameters)
@@ -96,7 +106,9 @@ def test_schema_fields_equal_constructor_arguments(target: str, variant: type) -
     fields = {item.name for item in dataclasses.fields(variant)}
     assert fields - ELSEWHERE.get(name, set()) <= arguments
     required = {
-        key for key, item in inspect.signature(target_class).parameters.items() if item.default is inspect.Parameter.empty
+        key
+        for key, item in inspect.signature(target_class).parameters.items()
+        if item.default is inspect.Parameter.empty
     }
     assert required <= fields | FILLED.get(name, set())
 
@@ -129,7 +141,12 @@ def test_every_group_file_fits_its_schema(group: str) -> None:
 
 def test_run_name_ignores_paths_and_loggers_but_not_the_seed() -> None:
     config = {"seed": 0, "trainer": {"num_workers": 0, "max_steps": 5}, "paths": {"runs": "a"}, "logger": {}}
-    same = {"seed": 0, "trainer": {"num_workers": 4, "max_steps": 5}, "paths": {"runs": "b"}, "logger": {"x": 1}}
+    same = {
+        "seed": 0,
+        "trainer": {"num_workers": 4, "max_steps": 5},
+        "paths": {"runs": "b"},
+        "logger": {"x": 1},
+    }
     other = {"seed": 0, "trainer": {"num_workers": 0, "max_steps": 6}, "paths": {"runs": "a"}, "logger": {}}
     assert run_id("x", config) == run_id("x", same) != run_id("x", other)
 

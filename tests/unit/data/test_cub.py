@@ -63,7 +63,13 @@ def test_wrong_root_says_what_is_missing_and_what_was_found(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         scan_cub(tmp_path / "a")
     message = str(caught.value)
-    for part in ("CUB_200_2011/images", "train/filenames.pickle", "holiday", "bounding_boxes.txt", "data.root="):
+    for part in (
+        "CUB_200_2011/images",
+        "train/filenames.pickle",
+        "holiday",
+        "bounding_boxes.txt",
+        "data.root=",
+    ):
         assert part in message
 
 
@@ -101,7 +107,11 @@ def test_missing_items_are_counted_and_named(root: Path) -> None:
     assert "on_error=skip" in caught.value.remedy
     manifest = scan_cub(root, on_error="skip")
     assert len(manifest.records) == 12
-    assert {problem.kind for problem in manifest.problems} == {"missing image", "missing captions", "empty captions"}
+    assert {problem.kind for problem in manifest.problems} == {
+        "missing image",
+        "missing captions",
+        "empty captions",
+    }
 
 
 def test_nothing_left_is_an_error_even_when_skipping(root: Path) -> None:
@@ -143,7 +153,9 @@ def test_blank_line_does_not_shift_captions_against_their_recordings(root: Path)
 def test_val_classes_are_whole_training_classes(root: Path) -> None:
     records = scan_cub(root, val_classes=1).records
     assert [record.split for record in records] == ["train"] * 6 + ["val"] * 3 + ["test"] * 6
-    classes = {split: {one.class_id for one in records if one.split == split} for split in ("train", "val", "test")}
+    classes = {
+        split: {one.class_id for one in records if one.split == split} for split in ("train", "val", "test")
+    }
     assert classes == {"train": {0, 1}, "val": {2}, "test": {3, 4}}
     assert [record.class_id for record in records] == [record.class_id for record in scan_cub(root).records]
 

@@ -32,7 +32,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def test_arrays_keys_and_facts_come_back(tmp_path: Path) -> None:
-    arrays = {"sentence": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32), "length": np.arange(3)}
+    arrays = {
+        "sentence": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
+        "length": np.arange(3),
+    }
     write_embeddings(tmp_path / "deep" / "a.safetensors", ["x", "ü", "z"], arrays, {"run": "r", "step": 3})
     found = read_embeddings(tmp_path / "deep" / "a.safetensors")
     assert found.keys == ["x", "ü", "z"]
@@ -83,7 +86,9 @@ def test_teacher_features_are_read(tmp_path: Path) -> None:
     assert np.array_equal(read_teacher_features(tmp_path / "a.pickle"), features)
 
 
-@pytest.mark.parametrize("value", [[], [np.zeros((10, 4)), np.zeros((9, 4))], ["text"], [np.full((2, 3), np.nan)], 5])
+@pytest.mark.parametrize(
+    "value", [[], [np.zeros((10, 4)), np.zeros((9, 4))], ["text"], [np.full((2, 3), np.nan)], 5]
+)
 def test_other_content_is_no_teacher(tmp_path: Path, value: object) -> None:
     (tmp_path / "a.pickle").write_bytes(pickle.dumps(value, protocol=2))
     with pytest.raises(DataError, match=r"a\.pickle"):

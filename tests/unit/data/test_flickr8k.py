@@ -40,8 +40,13 @@ def test_recordings_are_found_by_name_without_their_list(root: Path) -> None:
 
 def test_list_of_recordings_decides_where_both_exist(root: Path) -> None:
     path = root / "flickr_audio" / "wav2capt.txt"
-    path.write_text(path.read_text().replace("100_abc0_1.wav 100_abc0.jpg #1", "100_abc0_1.wav 100_abc0.jpg #3"))
-    assert [one.wave is not None for one in scan_flickr8k(root).records[0].utterances] == [False] * 3 + [True, False]
+    path.write_text(
+        path.read_text().replace("100_abc0_1.wav 100_abc0.jpg #1", "100_abc0_1.wav 100_abc0.jpg #3")
+    )
+    assert [one.wave is not None for one in scan_flickr8k(root).records[0].utterances] == [False] * 3 + [
+        True,
+        False,
+    ]
 
 
 def test_corpus_without_any_recording_is_read(root: Path) -> None:
@@ -53,7 +58,9 @@ def test_corpus_without_any_recording_is_read(root: Path) -> None:
 
 def test_missing_recordings_are_counted_and_may_be_skipped(root: Path) -> None:
     shutil.rmtree(root / "flickr_audio" / "wavs")
-    with pytest.raises(DataError, match=r"5 damaged or missing.*\n.*missing wav: flickr_audio/wavs/100_abc0_1\.wav"):
+    with pytest.raises(
+        DataError, match=r"5 damaged or missing.*\n.*missing wav: flickr_audio/wavs/100_abc0_1\.wav"
+    ):
         scan_flickr8k(root)
     manifest = scan_flickr8k(root, on_error="skip")
     assert len(manifest.records) == 5
@@ -67,7 +74,11 @@ def test_missing_image_and_captions_are_named(root: Path) -> None:
     tokens.write_text("\n".join([*kept, "a line without a tab"]))
     with pytest.raises(DataError) as caught:
         scan_flickr8k(root)
-    for part in ("missing image: Flicker8k_Dataset/100_abc0.jpg", "missing captions: 101_abc1.jpg", "line 21"):
+    for part in (
+        "missing image: Flicker8k_Dataset/100_abc0.jpg",
+        "missing captions: 101_abc1.jpg",
+        "line 21",
+    ):
         assert part in caught.value.message
     assert [record.key for record in scan_flickr8k(root, on_error="skip").records] == [
         "102_abc2", "103_abc3", "104_abc4",

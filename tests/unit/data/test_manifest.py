@@ -14,7 +14,9 @@ from speech2image.types import ImageRecord, Utterance
 def _manifest(root: Path) -> Manifest:
     utterance = Utterance("a/b_0", "ein Vogel, grün\u2028", 0, "audio/b_0.wav", "7", None, {"wing": "red"})
     spoken = Utterance("a/b_1", "another", 1, "/elsewhere/b_1.wav")
-    record = ImageRecord("a/b", "images/b.jpg", "train", 0, "a", (1.0, 2.0, 3.5, 4.0), {}, (utterance, spoken))
+    record = ImageRecord(
+        "a/b", "images/b.jpg", "train", 0, "a", (1.0, 2.0, 3.5, 4.0), {}, (utterance, spoken)
+    )
     bare = ImageRecord("c", "images/c.jpg", "val", 1, "c")
     return Manifest("birds", root, (record, bare), (Problem("missing image", "x.jpg", "gone"),), {"seed": 3})
 

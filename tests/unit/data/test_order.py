@@ -11,7 +11,13 @@ from speech2image.errors import DataError
 
 def test_addresses_that_differ_give_other_numbers() -> None:
     base = addressed_rng(1, "crop", 5).integers(0, 2**62, 8)
-    for seed, stream, step in ((2, "crop", 5), (1, "flip", 5), (1, "crop", 6), (11, "crop", 5), (1, "crop5", 0)):
+    for seed, stream, step in (
+        (2, "crop", 5),
+        (1, "flip", 5),
+        (1, "crop", 6),
+        (11, "crop", 5),
+        (1, "crop5", 0),
+    ):
         assert not np.array_equal(base, addressed_rng(seed, stream, step).integers(0, 2**62, 8))
     assert np.array_equal(base, addressed_rng(1, "crop", 5).integers(0, 2**62, 8))
 

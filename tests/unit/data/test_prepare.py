@@ -54,7 +54,9 @@ def test_rows_and_classes_agree_with_the_records(root: Path, tmp_path: Path) -> 
     corpus = _prepare(root, tmp_path / "cache")
     for split in ("train", "val", "test"):
         records, utterances = corpus.records(split), corpus.utterances(split)
-        assert [corpus.images.keys[row] for row in corpus.image_rows(split)] == [record.key for record in records]
+        assert [corpus.images.keys[row] for row in corpus.image_rows(split)] == [
+            record.key for record in records
+        ]
         assert [corpus.mel.keys[row] for row in corpus.mel_rows(split)] == [one.wave for _, one in utterances]
         assert corpus.class_ids(split).tolist() == [record.class_id for record in records]
     assert corpus.class_names == [f"Bird_{number}" for number in range(1, 6)]
@@ -130,7 +132,9 @@ def test_utterances_that_share_a_recording_share_its_features(root: Path, tmp_pa
     manifest = scan_cub(root)
     shared = manifest.records[0].utterances[0].wave
     records = tuple(
-        dataclasses.replace(one, utterances=tuple(dataclasses.replace(u, wave=shared) for u in one.utterances))
+        dataclasses.replace(
+            one, utterances=tuple(dataclasses.replace(u, wave=shared) for u in one.utterances)
+        )
         for one in manifest.records
     )
     same = Manifest("cub200", manifest.root, records)

@@ -87,9 +87,11 @@ def test_attribute_walks_through_admitted_names_are_refused(tmp_path: Path) -> N
         ("numpy", "load"), ("numpy", "ndarray.tofile"), ("numpy.core.multiarray", "fromfile"), ("builtins", "getattr"),
         ("numpy._core.multiarray", "_reconstruct.__class__"), ("posix", "system"), ("_codecs", "open"),
     ):  # fmt: skip
-        content = b"\x80\x04" + b"".join(
-            b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)
-        ) + b"\x93."
+        content = (
+            b"\x80\x04"
+            + b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
+            + b"\x93."
+        )
         pickletools.dis(content, out=open(os.devnull, "w"))  # noqa: SIM115  a well-formed pickle
         (tmp_path / "walk.pickle").write_bytes(content)
         with pytest.raises(DataError, match="it asks for"):
@@ -107,7 +109,9 @@ def test_other_classes_are_refused_by_name(tmp_path: Path) -> None:
             read_pickle(_write(tmp_path / "a.pickle", value, 2))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", b"\x80\x04]", b"(" * 5000 + b".", b"\x80\xff."])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80", b"not a pickle", b"\x80\x04]", b"(" * 5000 + b".", b"\x80\xff."]
+)
 def test_damaged_pickle_is_one_message(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pickle").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.pickle: refused"):

@@ -91,7 +91,9 @@ def test_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side
 
 
 def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(
+        tmp_path / "a.jpg"
+    )
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"cut\.jpg.*cannot be decoded"):

@@ -27,7 +27,10 @@ def test_saved_state_comes_back(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in range(5):
         save_checkpoint(tmp_path, step, state(step), keep=2)
-    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step_00000003.ckpt", "step_00000004.ckpt"]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [
+        "step_00000003.ckpt",
+        "step_00000004.ckpt",
+    ]
     assert len(list(tmp_path.glob("*.sha256"))) == 2
 
 
