@@ -69,13 +69,9 @@ def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tupl
     if len(set(image_ids)) < len(image_ids):
         rows = np.array([row for row, _ in utterances])
         metrics |= class_accuracy(speech, images[rows], speech_ids, protocol=protocol, seed=seed)
-        metrics |= _only_map(sen_mean_average_precision(speech, images[rows], speech_ids, protocol=protocol))
+        metrics |= sen_mean_average_precision(images[rows], speech, speech_ids, protocol=protocol)
     details = {"images": len(images), "utterances": len(speech), "classes": len(set(image_ids.tolist()))}
     return list(metrics.values()), details
-
-
-def _only_map(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {found.name: found}
 
 
 def image_embeddings(scored: Any, corpus: Any, split: str) -> np.ndarray:
@@ -184,7 +180,8 @@ def corpus_probe(corpus: Any, image_px: int, protocol: Any) -> tuple[Any, list[A
     if path.is_file():
         probe = Probe.load(path)
     else:
-        probe = train_probe(train, labels, classes)
+        mirror = not {"digit", "rotation"} & set(classes)  # a mirrored digit is no digit
+        probe = train_probe(train, labels, classes, flip=mirror)
         probe.save(path)
     metrics: list[Any] = []
     if supervised and "class" not in classes:

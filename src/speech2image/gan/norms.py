@@ -43,6 +43,7 @@ class _NormActivate(torch.autograd.Function):
             inner = torch.ops.aten.glu_backward(gradient, normed, 1)
         else:
             inner = torch.ops.aten.leaky_relu_backward(gradient, normed, ctx.slope, False)
+        del normed
         needed = list(ctx.needs_input_grad[:3])
         gradients = torch.ops.aten.native_batch_norm_backward(
             inner, image_map, weight, None, None, mean, invstd, True, ctx.eps, needed
