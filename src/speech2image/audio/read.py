@@ -7,6 +7,7 @@ resampling is torchaudio's.  Acoustic features are in `features.py`.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from contextlib import suppress
@@ -124,8 +125,10 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # first in memory: libsndfile reports a full disk past us
+        soundfile.write(content, np.clip(wave, -1, 1), sample_rate_hz, subtype="PCM_16", format="WAV")
         with open(beside, "wb") as file:
-            soundfile.write(file, np.clip(wave, -1, 1), sample_rate_hz, subtype="PCM_16", format="WAV")
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

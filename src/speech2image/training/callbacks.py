@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,8 @@ class JournalWriter(pl.Callback):
         if self.progress:
             self._bar = tqdm(
                 total=self.max_steps, initial=module.train_step, unit="step", desc="train",
-                dynamic_ncols=True, mininterval=0.5,
+                dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file wants few lines
+               
             )  # fmt: skip
 
     def on_train_batch_end(
