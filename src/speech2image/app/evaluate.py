@@ -180,7 +180,7 @@ def corpus_probe(corpus: Any, image_px: int, protocol: Any) -> tuple[Any, list[A
     if path.is_file():
         probe = Probe.load(path)
     else:
-        mirror = not {"digit", "rotation"} & set(classes)  # a mirrored digit is no digit
+        mirror = supervised and corpus.manifest.meta.get("mirror", True)
         probe = train_probe(train, labels, classes, flip=mirror)
         probe.save(path)
     metrics: list[Any] = []

@@ -14,7 +14,6 @@ from typing import Any
 NOT_DEFINING = (
     "paths", "logger", "callbacks", "debug", "protocol", "validate_only", "experiment_name",
     "trainer.num_workers", "trainer.accelerator", "trainer.log_every", "data.root", "data.on_error",
-    "data.make.recordings",
 )  # fmt: skip
 
 
@@ -41,6 +40,8 @@ def _drop(node: Any, path: str) -> Any:
     kept = {}
     for key, value in node.items():
         where = f"{path}.{key}" if path else str(key)
-        if where not in NOT_DEFINING:
+        if where == "data.make.recordings":  # people or espeak-ng; not where the files lie
+            kept[key] = value is not None
+        elif where not in NOT_DEFINING:
             kept[key] = _drop(value, where)
     return kept

@@ -71,7 +71,7 @@ def make_spoken_digits(root: Path, recordings: Path | None = None, seed: int = 0
     root = Path(root)
     _check_root(root)
     found = None if recordings is None else _list_recordings(Path(recordings))
-    arguments = {"seed": seed, "recordings": None if found is None else _digest(found)}
+    arguments = {"seed": seed, "mirror": False, "recordings": None if found is None else _digest(found)}
     if _read_stamp(root) == arguments:
         return
     (root / _STAMP).unlink(missing_ok=True)
@@ -84,6 +84,7 @@ def make_spoken_digits(root: Path, recordings: Path | None = None, seed: int = 0
         "recordings": "espeak-ng" if recordings is None else str(Path(recordings).resolve()),
         "test_takes": list(TEST_TAKES),
         "seed": seed,
+        "mirror": False,
     }
     write_manifest(root / _MANIFEST, Manifest("spoken_digits", root, tuple(records), meta=meta))
     write_whole(root / _STAMP, _stamp_text(arguments))

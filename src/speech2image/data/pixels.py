@@ -67,17 +67,20 @@ class CropTable:
         self.store, self.rows, self.image_px = corpus.images, corpus.image_rows(split), image_px
         sides = self.store.shapes[self.rows, :2] if len(self.rows) else np.zeros((0, 2), np.int64)
         self.slack: Indices = sides - image_px
+        self.mirror_prob = 0.5 if corpus.manifest.meta.get("mirror", True) else 0.0
         self._recycled = Recycled()
 
     def random(self, images: Indices, rng: np.random.Generator) -> Tensor:
         """Cut a uniform random crop of each image and mirror it with probability 1/2.
+
+        A corpus whose images mean something else mirrored (digits) says `mirror: false` in its manifest.
 
         Args:    images: `(B,)` places in the split.
         Returns: `(B, 3, S, S)` uint8, channels-last in memory.
         Source:  StackGAN-v2, `datasets.py`: RandomCrop, then RandomHorizontalFlip.
         """
         corners = rng.integers(0, self.slack[images] + 1)
-        return self._cut(images, corners, rng.random(len(images)) < 0.5)
+        return self._cut(images, corners, rng.random(len(images)) < self.mirror_prob)
 
     def centre(self, images: Indices) -> Tensor:
         """Cut the central crop of each image, `(B, 3, S, S)` uint8, channels-last in memory."""

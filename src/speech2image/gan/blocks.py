@@ -9,6 +9,7 @@ distinct responses to a padded 3x3 kernel.  Norms with activations are in `norms
 
 from __future__ import annotations
 
+from functools import cache
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from speech2image.gan.norms import apply_layers, normalise_activate
 
 LEAKY_SLOPE = 0.2
-FEW_PIXELS = 1024
+FEW_PIXELS = 256
 """Below this many small-map pixels in a batch, summing the taps costs more than it saves (measured)."""
 
 
@@ -44,9 +45,18 @@ def upsample_conv3x3(image_map: Tensor, weight: Tensor) -> Tensor:
     """
     if image_map.shape[0] * image_map.shape[2] * image_map.shape[3] < FEW_PIXELS:
         return F.conv2d(F.interpolate(image_map, scale_factor=2.0, mode="nearest"), weight, padding=1)
-    rows = F.pad(weight, (0, 0, 1, 0)) + F.pad(weight, (0, 0, 0, 1))
-    taps = F.pad(rows, (1, 0, 0, 0)) + F.pad(rows, (0, 1, 0, 0))
-    return F.conv_transpose2d(image_map, taps.flip(2, 3).transpose(0, 1), stride=2, padding=1)
+    taps = weight.flatten(2) @ _tap_sums(weight.device, weight.dtype)
+    return F.conv_transpose2d(
+        image_map, taps.view(*taps.shape[:2], 4, 4).transpose(0, 1), stride=2, padding=1
+    )
+
+
+@cache
+def _tap_sums(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return `(9, 16)`: which taps of the 3x3 kernel add up to which tap of the 4x4 one."""
+    with torch.inference_mode(False):
+        axis = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=dtype, device=device)
+        return torch.kron(axis, axis).T.contiguous()
 
 
 def conv3x3_with_condition(condition: Tensor, image_map: Tensor, weight: Tensor) -> Tensor:

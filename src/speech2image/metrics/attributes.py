@@ -107,8 +107,7 @@ def attribute_accuracy(
         spoken: what each utterance says, attribute to value, one mapping an image.
         protocol: protocol of the numbers.
         attributes: which attributes; None: those of the protocol, or all heads that are spoken of.
-        groups: `(N,)` class of each image: resampled together, and the control never takes an
-            utterance of the same class.  None: images are independent.
+        groups: `(N,)` class of each image: resampled together.  None: images are independent.
         seed: seed of the bootstrap and of the control.
 
     Returns: `attribute_accuracy/<name>` for each attribute, `attribute_accuracy/mean` over the
@@ -147,7 +146,7 @@ def attribute_accuracy(
     result["attribute_accuracy/mean"] = _mean_metric(
         protocol, "attribute_accuracy/mean", hits, classes, groups, seed, f"mean over {', '.join(named)}"
     )
-    other = derangement(len(spoken), seed, groups)
+    other = derangement(len(spoken), seed)
     shuffled = attribute_hits(predictions, classes, [spoken[index] for index in other], named)
     result["shuffled_speech/mean"] = _mean_metric(
         protocol,

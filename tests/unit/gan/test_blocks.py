@@ -27,7 +27,7 @@ def _same(ours: Callable[..., Tensor], textbook: Callable[..., Tensor], *inputs:
         torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("batch", "height", "width"), [(2, 3, 5), (1, 32, 33), (8, 16, 16), (1100, 1, 1)])
+@pytest.mark.parametrize(("batch", "height", "width"), [(2, 3, 5), (1, 16, 17), (8, 16, 16), (300, 1, 1)])
 def test_upsample_conv_equals_textbook(batch: int, height: int, width: int) -> None:
     def textbook(image_map: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(F.interpolate(image_map, scale_factor=2.0), weight, padding=1)
@@ -36,7 +36,7 @@ def test_upsample_conv_equals_textbook(batch: int, height: int, width: int) -> N
 
 
 def test_upsample_conv_cases_lie_on_both_sides_of_the_switch() -> None:
-    assert 2 * 3 * 5 < FEW_PIXELS <= 1 * 32 * 33
+    assert 2 * 3 * 5 < FEW_PIXELS <= 1 * 16 * 17
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (2, 9), (5, 4), (16, 16)])
