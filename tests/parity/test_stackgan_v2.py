@@ -27,6 +27,7 @@ from speech2image.losses.adversarial import binary_loss, discriminator_term, gen
 from speech2image.losses.class_aware import class_aware_loss
 from speech2image.losses.colour import COVARIANCE_FACTOR, colour_consistency, colour_statistics
 from speech2image.losses.kl import kl_to_standard_normal
+from speech2image.training import gan_module
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.gan_module import GanModule
 from speech2image.types import ImagePyramid
@@ -208,8 +209,16 @@ def test_generator_total_and_gradient_match(prefix: str, weight: float) -> None:
     assert all(p.grad is None for p in trained.discriminators.parameters()), "D stays out of the G step"
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["one_by_one", "shared_pass"])
 @pytest.mark.parametrize(("prefix", "weight"), [("", 0.0), ("li/", 1.0)], ids=["original", "li_et_al"])
-def test_two_training_steps_match(prefix: str, weight: float) -> None:
+def test_two_training_steps_match_in_both_forms(
+    prefix: str, weight: float, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gan_module, "SHARED_PASS_RATIO", 0 if shared else math.inf)
+    compare_two_steps(prefix, weight)
+
+
+def compare_two_steps(prefix: str, weight: float) -> None:
     trained = module(class_aware_weight=weight)
     optimizers = trained.configure_optimizers()
     for step in range(2):
@@ -379,7 +388,7 @@ def test_every_output_of_the_oracle_is_compared() -> None:
             test_discriminator_loss_terms_and_gradient_match(pixels)
         for prefix, weight in (("", 0.0), ("li/", 1.0)):
             test_generator_total_and_gradient_match(prefix, weight)
-            test_two_training_steps_match(prefix, weight)
+            compare_two_steps(prefix, weight)
         test_generator_loss_terms_match()
         test_moving_average_matches()
     assert sorted(set(SPEC["outputs"]) - COMPARED) == []

@@ -34,9 +34,9 @@ class MakeBirdsConfig:
     """How many birds are drawn for `spoken_birds`."""
 
     seed: int = option(0, "root of every draw of the corpus", low=0)
-    num_train_species: int = option(400, "species seen in training", low=2, high=2600)
-    num_test_species: int = option(60, "unseen species, other combinations of colours", low=1, high=2000)
-    images_per_species: int = option(4, "drawings a species (at most 5 of a test species)", low=1, high=1000)
+    num_train_species: int = option(800, "species seen in training", low=2, high=2600)
+    num_test_species: int = option(120, "unseen species, other combinations of colours", low=1, high=2000)
+    images_per_species: int = option(2, "drawings a species (at most 5 of a test species)", low=1, high=1000)
     captions_per_image: int = option(4, "captions written for each image", low=1, high=10)
     image_px: int = option(128, "side of the drawings", unit="px", low=64, high=1024)
 

@@ -70,7 +70,7 @@ def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:
         "train_step": 0,
         "machine": f"{platform.machine()}, {device}",
         "versions": versions,
-        "command": " ".join(["speech2image", *sys.argv[1:]]) if len(sys.argv) > 1 else sys.argv[0],
+        "command": " ".join(sys.argv).replace(" ++", " "),  # compose.py adds the plus signs
     }
 
 
