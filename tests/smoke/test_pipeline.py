@@ -114,7 +114,7 @@ def test_generate_takes_a_wav_of_any_rate_and_channel_count(
     lines = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     assert [line["sample"] for line in lines] == [0, 1, 2]
     images = [np.asarray(Image.open(tmp_path / "out" / line["file"])) for line in lines]
-    assert images[0].shape == (64, 64, 3)
+    assert images[0].shape == (32, 32, 3)
     assert not np.array_equal(images[0], images[1]), "each image has its own noise"
 
 
@@ -246,3 +246,55 @@ def test_a_run_folder_that_cannot_be_written_is_one_clear_error(
     )  # fmt: skip
     assert code == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_an_imported_released_checkpoint_paints(
+    command: Command, made: dict[str, Path], tmp_path: Path, prefix: str
+) -> None:
+    import torch
+
+    from speech2image.gan.discriminators import StackDiscriminator
+    from speech2image.gan.stackgan import StackGenerator
+
+    nets = {
+        "netG_210000.pth": StackGenerator(256, condition_dim=8, noise_dim=6, gf_dim=4, num_stages=2),
+        "netD0.pth": StackDiscriminator(64, df_dim=4, condition_dim=8),
+        "netD1.pth": StackDiscriminator(128, df_dim=4, condition_dim=8),
+    }
+    for name, net in nets.items():
+        torch.save({prefix + key: value for key, value in net.state_dict().items()}, tmp_path / name)
+    code, out, err = command(
+        "import", "system=stackgan_v2", f"checkpoint={tmp_path}/netG_210000.pth", f"encoder_run={made['pipe_sen']}",
+        f"discriminators=[{tmp_path}/netD0.pth,{tmp_path}/netD1.pth]", f"name=imported{len(prefix)}",
+    )  # fmt: skip
+    assert code == 0, err
+    run = last_path(out)
+    code, out, err = command(
+        "generate", f"run={run}", "text=a blue bird", f"out={tmp_path}/out", "condition=mean"
+    )
+    assert code == 0, err
+    picture = np.asarray(Image.open(next((tmp_path / "out").glob("*_0.png"))))
+    assert picture.shape == (128, 128, 3)
+    info = json.loads((run / "run.json").read_text())
+    assert info["status"] == "imported" and set(info["parameters"]) == {
+        "generator", "discriminators.0", "discriminators.1",
+    }  # fmt: skip
+
+
+def test_an_imported_speech_encoder_embeds(command: Command, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    import torch
+
+    from speech2image.data.embeddings import read_embeddings
+    from speech2image.speech.cnn_rnn import CnnRnn
+
+    net = CnnRnn(width=64, pool="mean_padded")
+    torch.save({"meta": {"epoch": 1}, "state_dict": net.state_dict()}, tmp_path / "epoch_1.pth")
+    data = [word for word in tiny if word.startswith("data.")]
+    code, out, err = command(
+        "import", "system=li_et_al", f"checkpoint={tmp_path}/epoch_1.pth", "data=spoken_birds", *data
+    )
+    assert code == 0, err
+    code, out, err = command("embed", f"run={last_path(out)}", "split=test", f"out={tmp_path}")
+    assert code == 0, err
+    assert read_embeddings(tmp_path / "test.safetensors").arrays["sentence"].shape[1] == 64

@@ -220,6 +220,9 @@ class SenLossConfig:
     objective: str = option("s2igan", "which recipe", choices=("s2igan",))
     match_weight: float = option(1.0, "matching loss, both directions", low=0)
     distinctive_weight: float = option(1.0, "shared classifier on image and speech", low=0)
+    distinctive_scale: float = option(
+        1.0, "factor on the embeddings before the classifier; sqrt(their size) learns fast", low=0.01
+    )
     gamma: float = option(10.0, "inverse temperature of the matching loss", low=0.01)
     mask_same_class: bool = option(True, "other items of the class do not compete")
 

@@ -67,6 +67,8 @@ class EncoderModule(TrainingModule):
         distill_reduction: `li_et_al`, see `distillation`.
         match_weight: `s2igan`, both matching terms.
         distinctive_weight: `s2igan`, both classification terms; 0: no classifier is made.
+        distinctive_scale: `s2igan`, factor on the unit embeddings before the classifier (published: 1).
+            Entries of a unit vector are about 1/sqrt(D); sqrt(D) lets short runs tell classes apart.
         gamma: `s2igan`, inverse temperature of the matching terms.
         mask_same_class: `s2igan`, other items of the class do not compete.
         lr: learning rate of Adam.
@@ -101,6 +103,7 @@ class EncoderModule(TrainingModule):
         distill_reduction: str = "mean",
         match_weight: float = 1.0,
         distinctive_weight: float = 1.0,
+        distinctive_scale: float = 1.0,
         gamma: float = 10.0,
         mask_same_class: bool = True,
         lr: float = 1e-3,
@@ -125,6 +128,7 @@ class EncoderModule(TrainingModule):
         self.l1_weight, self.distill_weight, self.temperature = l1_weight, distill_weight, temperature
         self.l1_per, self.distill_reduction = l1_per, distill_reduction
         self.match_weight, self.distinctive_weight, self.gamma = match_weight, distinctive_weight, gamma
+        self.distinctive_scale = distinctive_scale
         self.mask_same_class, self.mask_fill = mask_same_class, mask_fill
         self.masks = (num_time_masks, max_time_frames, num_freq_masks, max_freq_bands)
         self.encoder, self.image_branch = encoder, image_branch
@@ -221,7 +225,8 @@ class EncoderModule(TrainingModule):
         terms = {"loss_match": to_speech + to_image}
         loss = self.match_weight * terms["loss_match"]
         if self.classifier is not None:
-            own, spoken = distinctive_loss(self.classifier(image), self.classifier(sentence), class_ids)
+            logits = [self.classifier(self.distinctive_scale * side) for side in (image, sentence)]
+            own, spoken = distinctive_loss(logits[0], logits[1], class_ids)
             terms["loss_distinctive"] = own + spoken
             loss = loss + self.distinctive_weight * terms["loss_distinctive"]
         unit = functional.normalize(sentence.detach(), dim=1)
