@@ -13,6 +13,8 @@ import numpy as np
 from speech2image.data.corpora import open_corpus
 from speech2image.errors import ConfigError, DataError
 
+PROBE_PX = 64
+"""Side of the images a probe looks at; larger ones are resized: it trains in seconds then."""
 _DEFAULT_PROTOCOL = {"spoken_birds": "spoken_birds", "spoken_digits": "spoken_digits"}
 
 
@@ -130,7 +132,8 @@ def evaluate_generator(
         metrics += probe_metrics
         spoken = [dict(attributes or {}) for attributes in generated.column("attributes")]
         if any(set(said) & set(probe.classes) for said in spoken):
-            arrays = ImageSet(generated.files, common_size(generated.files)).array()
+            common_size(generated.files)
+            arrays = ImageSet(generated.files, probe.image_px).array()
             metrics += attribute_accuracy(
                 probe.predict(arrays), probe.classes, spoken, protocol=protocol,
                 groups=generated.column("class_id"), seed=config["seed"],
@@ -169,10 +172,12 @@ def real_arrays(corpus: Any, split: str, image_px: int) -> np.ndarray:
 
 def corpus_probe(corpus: Any, image_px: int, protocol: Any) -> tuple[Any, list[Any]]:
     """Return the probe of a corpus, trained once on its real training images, and its own accuracy."""
+    from speech2image.metrics.imageset import ImageSet
     from speech2image.metrics.probe import Probe, rotation_task, train_probe
 
-    path = corpus.folder / f"probe_{image_px}px.safetensors"
-    train = real_arrays(corpus, "train", image_px).transpose(0, 3, 1, 2)
+    probe_px = min(image_px, PROBE_PX)
+    path = corpus.folder / f"probe_{probe_px}px.safetensors"
+    train = ImageSet(real_arrays(corpus, "train", image_px), probe_px).array()
     labels, classes = _labels(corpus, "train", protocol)
     supervised = bool(classes)
     if not supervised:
@@ -185,7 +190,7 @@ def corpus_probe(corpus: Any, image_px: int, protocol: Any) -> tuple[Any, list[A
         probe.save(path)
     metrics: list[Any] = []
     if supervised and "class" not in classes:
-        test = real_arrays(corpus, "test", image_px).transpose(0, 3, 1, 2)
+        test = ImageSet(real_arrays(corpus, "test", image_px), probe_px).array()
         test_labels, _ = _labels(corpus, "test", protocol, classes)
         groups = [record.class_id for record in corpus.records("test")]
         metrics = list(probe.accuracy(test, test_labels, protocol=protocol, groups=groups).values())
