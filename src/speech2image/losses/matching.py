@@ -95,6 +95,23 @@ def matching_loss(
     return functional.cross_entropy(scores, target), functional.cross_entropy(scores.T, target)
 
 
+def prototype_loss(image: Tensor, prototypes: Tensor, class_ids: Tensor, gamma: float = 10.0) -> Tensor:
+    """Ask each image for its class among the mean speech embeddings of all classes.
+
+    Args:
+        image: `(B, D)`, any scale.
+        prototypes: `(classes, D)`, mean speech embedding of each class, any scale.
+        class_ids: `(B,)` int64.
+        gamma: factor on the cosine.
+
+    Returns: cross entropy, scalar.
+    Source:  ours: `matching_loss` whose rivals are all classes of the training split instead of those
+             that happen to be in the batch, so that species that differ in one part compete.
+    """
+    scores = matching_scores(image, prototypes, None, gamma)
+    return functional.cross_entropy(scores, class_ids)
+
+
 def distinctive_loss(image_logits: Tensor, speech_logits: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Ask both embeddings for the class, through logits of one shared classifier.
 

@@ -143,15 +143,18 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     generator = build_generator(config["generator"], sentence_dim)
-    branch = load_encoder(condition.run)[1] if condition.run and config["loss"]["semantic_weight"] else None
-    if config["loss"]["semantic_weight"] and branch is None:
+    needs_branch = config["loss"]["semantic_weight"] + config["loss"]["prototype_weight"] > 0
+    branch = load_encoder(condition.run)[1] if condition.run and needs_branch else None
+    if needs_branch and branch is None:
         raise DataError(
-            "loss.semantic_weight needs an encoder run with an image branch", "Type: loss.semantic_weight=0"
+            "loss.semantic_weight and loss.prototype_weight need an encoder run with an image branch",
+            "Type: loss.semantic_weight=0 loss.prototype_weight=0",
         )
     loss = {key: value for key, value in config["loss"].items() if key != "objective"}
     module = GanModule(
         generator, build_discriminators(config["generator"]), noise_dim=config["generator"]["noise_dim"],
-        image_branch=branch, seed=config["seed"], schedule=_schedule(config), **_optim_arguments(config), **loss,
+        image_branch=branch, prototypes=_prototypes(corpus, embeddings) if needs_branch else None,
+        seed=config["seed"], schedule=_schedule(config), **_optim_arguments(config), **loss,
     )  # fmt: skip
     trainer = config["trainer"]
     train = GanBatches(
@@ -169,6 +172,16 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     )
     session.finish(module, parts)
     return folder
+
+
+def _prototypes(corpus: Corpus, embeddings: Embeddings) -> Tensor:
+    """Return the mean training embedding of each class, `(classes, D)`; zero where a class has none."""
+    owners = np.array([corpus.class_ids("train")[row] for row, _ in corpus.utterances("train")])
+    rows = dict(zip(embeddings.keys, embeddings.arrays["sentence"], strict=True))
+    sentences = np.stack([rows[utterance.key] for _, utterance in corpus.utterances("train")])
+    totals = np.zeros((len(corpus.class_names), sentences.shape[1]), np.float32)
+    np.add.at(totals, owners, sentences)
+    return torch.from_numpy(totals)
 
 
 def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: str) -> Embeddings:

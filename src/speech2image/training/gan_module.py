@@ -22,7 +22,7 @@ from speech2image.losses.adversarial import ImageKind, discriminator_term, gener
 from speech2image.losses.class_aware import class_aware_loss
 from speech2image.losses.colour import COVARIANCE_FACTOR, colour_consistency
 from speech2image.losses.kl import kl_to_standard_normal
-from speech2image.losses.matching import matching_loss
+from speech2image.losses.matching import matching_loss, prototype_loss
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
 
@@ -57,6 +57,8 @@ class GanModule(TrainingModule):
         semantic_weight: weight of matching the largest fake image (or the one `image_branch` was built
             for) to the speech embedding.
         semantic_gamma: sharpness of that matching.
+        prototype_weight: weight of finding the class of the same image among `prototypes`.
+        prototypes: `(classes, E)` mean speech embedding of each training class.
         image_branch: frozen image encoder `(B, 3, H, W) -> (B, E)`, needed for the semantic term.
         reset_live_to_ema_every: overwrite the live generator by its average every so many steps
             (released code: 2,000; Li et al.: 5,000); None: never.
@@ -85,13 +87,17 @@ class GanModule(TrainingModule):
         class_aware_weight: float = 0.0,
         semantic_weight: float = 0.0,
         semantic_gamma: float = 10.0,
+        prototype_weight: float = 0.0,
+        prototypes: Tensor | None = None,
         image_branch: nn.Module | None = None,
         reset_live_to_ema_every: int | None = None,
         seed: int = 0,
         schedule: Callable[[int], float] | None = None,
     ) -> None:
         super().__init__(seed=seed, schedule=schedule)
-        _check_networks(generator, discriminators, noise_dim, semantic_weight, image_branch)
+        _check_networks(
+            generator, discriminators, noise_dim, semantic_weight + prototype_weight, image_branch
+        )
         self.generator, self.discriminators = generator, nn.ModuleList(discriminators)
         self.image_branch = image_branch.requires_grad_(False).eval() if image_branch is not None else None
         self.ema = ExponentialMovingAverage(generator, ema_decay, ema_buffers, ema_warmup)
@@ -101,6 +107,8 @@ class GanModule(TrainingModule):
         self.class_aware_weight = class_aware_weight
         self.semantic_weight, self.semantic_gamma = semantic_weight, semantic_gamma
         self.reset_live_to_ema_every = reset_live_to_ema_every
+        self.prototype_weight = prototype_weight if prototypes is not None else 0.0
+        self.register_buffer("prototypes", prototypes, persistent=False)
         self.semantic_level = _semantic_level(generator, image_branch)
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -204,8 +212,8 @@ class GanModule(TrainingModule):
                 losses |= self._judge_fake(level, image, mu, batch)
         if self.colour_weight:
             losses["loss_colour"] = self._colour_backward(images)
-        if self.semantic_weight:
-            losses["loss_semantic"] = self._semantic_backward(images[self.semantic_level], batch)
+        if self.semantic_weight or self.prototype_weight:
+            losses |= self._semantic_backward(images[self.semantic_level], batch)
         kl = self.kl_weight * kl_to_standard_normal(output.mu, output.logvar)
         losses["loss_kl"] = kl.detach()
         torch.autograd.backward(
@@ -236,13 +244,18 @@ class GanModule(TrainingModule):
             total = total + term.detach()
         return total
 
-    def _semantic_backward(self, image: Tensor, batch: dict[str, Any]) -> Tensor:
+    def _semantic_backward(self, image: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
         assert self.image_branch is not None
         speech = batch.get("speech_embedding", batch["sentence"])
-        terms = matching_loss(self.image_branch(image), speech, batch.get("class_id"), self.semantic_gamma)
-        term = self.semantic_weight * (terms[0] + terms[1])
-        torch.autograd.backward(term)
-        return term.detach()
+        seen, class_id = self.image_branch(image), batch.get("class_id")
+        to_speech, to_image = matching_loss(seen, speech, class_id, self.semantic_gamma)
+        terms = {"loss_semantic": self.semantic_weight * (to_speech + to_image)}
+        if self.prototype_weight:
+            assert isinstance(self.prototypes, Tensor)
+            found = prototype_loss(seen, self.prototypes, batch["class_id"], self.semantic_gamma)
+            terms["loss_prototype"] = self.prototype_weight * found
+        torch.autograd.backward(list(terms.values()))
+        return {name: term.detach() for name, term in terms.items()}
 
     def checkpoint_state(self) -> dict[str, Any]:
         """Return weights (live and average), optimizers and counters; the frozen branch is left out."""
