@@ -220,7 +220,7 @@ def test_a_killed_run_continues_and_ends_the_same(
         (("import", "system=stackgan_v2", "checkpoint=/no/such.pth"), ("/no/such.pth",)),
         (("prepare", "data=cub200", "data.root=/no/such/folder"), ("/no/such/folder", "CUB_200_2011")),
         (("report", "runs=[nothing_here]"), ("nothing_here",)),
-        (("train", "experiment=stackgan_v2_digits"), ("no finished encoder on spoken_digits",)),
+        (("train", "experiment=stackgan_v2_digits", "encoder.run=no_such_encoder"), ("no_such_encoder",)),
     ],
 )
 def test_bad_input_gets_one_clear_message(

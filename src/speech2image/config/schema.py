@@ -34,7 +34,7 @@ class MakeBirdsConfig:
     """How many birds are drawn for `spoken_birds`."""
 
     seed: int = option(0, "root of every draw of the corpus", low=0)
-    num_train_species: int = option(800, "species seen in training", low=2, high=2600)
+    num_train_species: int = option(1600, "species seen in training", low=2, high=2600)
     num_test_species: int = option(120, "unseen species, other combinations of colours", low=1, high=2000)
     images_per_species: int = option(2, "drawings a species (at most 5 of a test species)", low=1, high=1000)
     captions_per_image: int = option(4, "captions written for each image", low=1, high=10)

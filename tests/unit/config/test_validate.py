@@ -75,7 +75,7 @@ def test_lone_word_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_image_size_must_fit_the_generator(capsys: pytest.CaptureFixture[str]) -> None:
     code, message = train("experiment=stackgan_v2_birds", "generator.num_stages=2", capsys=capsys)
-    assert code == 2 and "128 px" in message
+    assert code == 2 and "64 px" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.5, 1.5, "x", None, True])
