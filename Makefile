@@ -1,5 +1,8 @@
 # Two commands do everything on a fresh machine: make demo, make test.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first of these that runs, is Python 3.11 or 3.12 and can make virtual environments.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$p && break; done)
 BIN := .venv/bin
 RUN := $(BIN)/speech2image
 
@@ -12,7 +15,7 @@ help: ## what each target does
 setup: .venv/installed ## virtual environment with everything installed
 
 .venv/installed: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; v=sys.version_info[:2]; sys.exit(0 if v in ((3,11),(3,12)) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make setup PYTHON=/path/to/python3.12")'
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv was found; type: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@echo "installing into .venv (some minutes on the first call)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
