@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from speech2image.errors import DataError
+
 
 class Journal:
     """Append-only JSON lines of one run.
@@ -32,10 +34,19 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, kind: str, **values: Any) -> None:
-        """Append one line and hand it to the operating system."""
+        """Append one line and hand it to the operating system.
+
+        Raises:  DataError: the disk is full.
+        """
         line = {"step": step, "time": round(time.time(), 3), "kind": kind, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: step {step} cannot be written ({error.strerror})",
+                "Free space, then give the same command: the run continues from its checkpoint.",
+            ) from None
 
     def close(self) -> None:
         """Sync to disk and close."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from speech2image.errors import DataError
 from speech2image.training.loggers import Journal
 
 
@@ -31,3 +34,12 @@ def test_resume_drops_later_steps_and_cut_lines(tmp_path: Path) -> None:
     second.write(30, "train", loss=2.0)
     second.close()
     assert [(line["step"], line["loss"]) for line in lines(path)] == [(10, 1.0), (20, 1.0), (30, 2.0)]
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full to write to")
+    path = tmp_path / "journal.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(DataError, match="step 3 cannot be written"):
+        Journal(path).write(3, "train", loss=1.0)
