@@ -32,7 +32,7 @@ demo: setup ## draw birds, speak captions, train encoder and GAN, paint, score, 
 	$(RUN) report runs=[sen_birds,stackgan_v2_birds] out=runs/demo-report
 
 test: setup ## all tests: no network, no GPU needed
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 check: setup ## style and types
 	$(BIN)/ruff check --line-length 110 --ignore RUF009 src tests
