@@ -107,7 +107,12 @@ class GanModule(TrainingModule):
         self.class_aware_weight = class_aware_weight
         self.semantic_weight, self.semantic_gamma = semantic_weight, semantic_gamma
         self.reset_live_to_ema_every = reset_live_to_ema_every
-        self.prototype_weight = prototype_weight if prototypes is not None else 0.0
+        if prototype_weight and prototypes is None:
+            raise ConfigError(
+                f"prototype_weight is {prototype_weight}, but there are no prototypes to compare with",
+                "Give the mean speech embedding of each class, or set prototype_weight=0.",
+            )
+        self.prototype_weight = prototype_weight
         self.register_buffer("prototypes", prototypes, persistent=False)
         self.semantic_level = _semantic_level(generator, image_branch)
 
