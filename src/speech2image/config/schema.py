@@ -141,6 +141,9 @@ class ConvBranchConfig:
     embed_dim: int = option(256, "embedding size; must equal the encoder's", low=4, high=4096)
     width: int = option(32, "channels of the first convolution", low=4, high=512)
     image_px: int = option(64, "side of the images it sees", unit="px", low=16, high=512)
+    pretrain_steps: int = option(
+        0, "steps on the training classes before speech begins", low=0, high=1_000_000
+    )
 
 
 @dataclass
@@ -223,6 +226,9 @@ class SenLossConfig:
     distinctive_scale: float = option(
         1.0, "factor on the embeddings before the classifier; sqrt(their size) learns fast", low=0.01
     )
+    distinctive_form: str = option(
+        "linear", "classifier: published linear, or cosine of unit weights", choices=("linear", "cosine")
+    )
     gamma: float = option(10.0, "inverse temperature of the matching loss", low=0.01)
     mask_same_class: bool = option(True, "other items of the class do not compete")
 
@@ -275,10 +281,12 @@ class TrainerConfig:
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     precision: str = option("32-true", "Lightning's precision name", choices=("32-true", "bf16-mixed"))
     num_workers: int = option(0, "loader processes; 0 suits the memory-mapped store", low=0, high=256)
+    pool_batches: int = option(
+        1, "encoders: batches drawn together and dealt by length, less padding", low=1, high=1024
+    )
     val_every: int = option(250, "steps between validations", low=1)
     log_every: int = option(25, "steps between journal lines", low=1)
     deterministic: bool = option(False, "ask torch for deterministic kernels")
-    random_captions: bool = option(True, "draw one caption an image each step; false: the first")
 
 
 @dataclass

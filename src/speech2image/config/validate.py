@@ -176,6 +176,12 @@ def _check_across(config: dict[str, Any]) -> list[str]:
             )
     elif config.get("stage") == "encoder" and loss.get("objective") == "stackgan_v2":
         problems.append("loss.objective: 'stackgan_v2' cannot train a speech encoder (stage=encoder)")
+    pretrains = (config.get("vision") or {}).get("pretrain_steps", 0)
+    if pretrains and not loss.get("distinctive_weight", 0):
+        problems.append(
+            f"vision.pretrain_steps: found {pretrains}, but this loss has no classifier of images "
+            "(loss=s2igan with loss.distinctive_weight above 0)"
+        )
     betas = (config.get("optim") or {}).get("betas")
     if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
         problems.append(f"optim.betas: found {betas!r}, expected two numbers in [0, 1)")

@@ -23,7 +23,7 @@ from speech2image.data.pixels import CropTable
 from speech2image.errors import ConfigError, DataError
 from speech2image.types import SpeechBatch
 
-__all__ = ["EncoderBatches", "GanBatches", "ImageBatches", "SpeechBatches"]
+__all__ = ["ClassBatches", "EncoderBatches", "GanBatches", "ImageBatches", "SpeechBatches"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -92,6 +92,8 @@ class EncoderBatches(Dataset[dict[str, Any]]):
         augment: True: epochs in random order (a short last batch is dropped), random crops, mirror
             images; False: the order of the split with its short last batch, central crops.  Captions
             are drawn in both cases.
+        pool_batches: training batches that are drawn together and dealt by length, so that less of a
+            batch is padding; 1: each is drawn alone.
 
     Raises:
         DataError: the split has no recording.
@@ -99,8 +101,9 @@ class EncoderBatches(Dataset[dict[str, Any]]):
 
     def __init__(
         self, corpus: Corpus, split: str, batch_size: int, seed: int, image_px: int, pad_value: float,
-        pad_frames: int | None, min_frames: int = 0, augment: bool = True,
+        pad_frames: int | None, min_frames: int = 0, augment: bool = True, pool_batches: int = 1,
     ) -> None:  # fmt: skip
+        self.pool_batches = pool_batches
         self.mel = _MelTable(corpus, split, pad_value, pad_frames)
         self.captions = _Captions(corpus, split, self.mel.frames >= min_frames)
         self.crops = CropTable(corpus, split, image_px)
@@ -114,20 +117,67 @@ class EncoderBatches(Dataset[dict[str, Any]]):
         return num_images // self.batch_size if self.augment else math.ceil(num_images / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        items = self.captions.images
         if self.augment:
-            images = items[batch_indices(len(items), self.batch_size, self.seed, step)]
+            images, utterances = self._pooled(step)
             pixels = self.crops.random(images, addressed_rng(self.seed, "encoder/crop", step))
         else:
-            images = items[_sequential(step, self.batch_size, len(self))]
+            images = self.captions.images[_sequential(step, self.batch_size, len(self))]
             pixels = self.crops.centre(images)
-        utterances = self.captions.draw(images, addressed_rng(self.seed, "encoder/caption", step))
+            utterances = self.captions.draw(images, addressed_rng(self.seed, "encoder/caption", step))
         return {
             "speech": self.mel.batch(utterances),
             "image": pixels,
             "class_id": torch.from_numpy(self.class_ids[images]),
             "image_index": torch.from_numpy(images),
             "utterance_index": torch.from_numpy(utterances),
+        }
+
+    def _pooled(self, step: int) -> tuple[Indices, Indices]:
+        """Return images and utterances of a training batch, `(B,)` each, dealt from its pool by length."""
+        items, place = self.captions.images, step % self.pool_batches
+        steps = range(step - place, step - place + self.pool_batches)
+        images = np.concatenate(
+            [items[batch_indices(len(items), self.batch_size, self.seed, n)] for n in steps]
+        )
+        rngs = [addressed_rng(self.seed, "encoder/caption", n) for n in steps]
+        parts = np.split(images, self.pool_batches)
+        drawn = [self.captions.draw(part, rng) for part, rng in zip(parts, rngs, strict=True)]
+        utterances = np.concatenate(drawn)
+        if self.pool_batches > 1:
+            by_length = np.argsort(self.mel.frames[utterances], kind="stable")
+            dealt = addressed_rng(self.seed, "encoder/pool", steps.start).permutation(self.pool_batches)
+            chosen = np.split(by_length, self.pool_batches)[dealt[place]]
+            return images[chosen], utterances[chosen]
+        return images, utterances
+
+
+class ClassBatches(Dataset[dict[str, Any]]):
+    """Training images and their classes, without speech: random epochs, random crops, mirror images.
+
+    Item: `image` `(B, 3, S, S)` uint8, `class_id` `(B,)` int64.
+
+    Args:
+        corpus: prepared corpus.
+        split: `train`, `val` or `test`.
+        batch_size: images in a batch B; at most as many as the split has.
+        seed: root of all draws.
+        image_px: side S of the crops.
+    """
+
+    def __init__(self, corpus: Corpus, split: str, batch_size: int, seed: int, image_px: int) -> None:
+        self.crops = CropTable(corpus, split, image_px)
+        self.class_ids = corpus.class_ids(split)
+        self.seed, self.batch_size = seed, min(batch_size, len(self.class_ids))
+
+    def __len__(self) -> int:
+        """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
+        return len(self.class_ids) // self.batch_size
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        images = batch_indices(len(self.class_ids), self.batch_size, self.seed, step)
+        return {
+            "image": self.crops.random(images, addressed_rng(self.seed, "classes/crop", step)),
+            "class_id": torch.from_numpy(self.class_ids[images]),
         }
 
 

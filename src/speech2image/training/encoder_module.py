@@ -69,6 +69,8 @@ class EncoderModule(TrainingModule):
         distinctive_weight: `s2igan`, both classification terms; 0: no classifier is made.
         distinctive_scale: `s2igan`, factor on the unit embeddings before the classifier (published: 1).
             Entries of a unit vector are about 1/sqrt(D); sqrt(D) lets short runs tell classes apart.
+        distinctive_form: `s2igan`, `linear` classifier as published, or `cosine`: unit weights, no bias,
+            so that only directions of the embedding tell classes apart and all of them are used.
         gamma: `s2igan`, inverse temperature of the matching terms.
         mask_same_class: `s2igan`, other items of the class do not compete.
         lr: learning rate of Adam.
@@ -104,6 +106,7 @@ class EncoderModule(TrainingModule):
         match_weight: float = 1.0,
         distinctive_weight: float = 1.0,
         distinctive_scale: float = 1.0,
+        distinctive_form: str = "linear",
         gamma: float = 10.0,
         mask_same_class: bool = True,
         lr: float = 1e-3,
@@ -128,7 +131,7 @@ class EncoderModule(TrainingModule):
         self.l1_weight, self.distill_weight, self.temperature = l1_weight, distill_weight, temperature
         self.l1_per, self.distill_reduction = l1_per, distill_reduction
         self.match_weight, self.distinctive_weight, self.gamma = match_weight, distinctive_weight, gamma
-        self.distinctive_scale = distinctive_scale
+        self.distinctive_scale, self.distinctive_form = distinctive_scale, distinctive_form
         self.mask_same_class, self.mask_fill = mask_same_class, mask_fill
         self.masks = (num_time_masks, max_time_frames, num_freq_masks, max_freq_bands)
         self.encoder, self.image_branch = encoder, image_branch
@@ -225,13 +228,21 @@ class EncoderModule(TrainingModule):
         terms = {"loss_match": to_speech + to_image}
         loss = self.match_weight * terms["loss_match"]
         if self.classifier is not None:
-            logits = [self.classifier(self.distinctive_scale * side) for side in (image, sentence)]
-            own, spoken = distinctive_loss(logits[0], logits[1], class_ids)
+            logits = self.class_logits(image), self.class_logits(sentence)
+            own, spoken = distinctive_loss(*logits, class_ids)
             terms["loss_distinctive"] = own + spoken
             loss = loss + self.distinctive_weight * terms["loss_distinctive"]
         unit = functional.normalize(sentence.detach(), dim=1)
         accuracy = retrieval_accuracy(unit, functional.normalize(image.detach(), dim=1), class_ids)
         return {"loss": loss, **terms, "accuracy": accuracy}, image, sentence
+
+    def class_logits(self, embedding: Tensor) -> Tensor:
+        """Return the shared classifier's logits `(B, classes)` of unit embeddings `(B, D)`."""
+        assert self.classifier is not None
+        if self.distinctive_form == "cosine":
+            directions = functional.normalize(self.classifier.weight, dim=1)
+            return self.distinctive_scale * functional.linear(embedding, directions)
+        return self.classifier(self.distinctive_scale * embedding)
 
     def _teach(self, batch: dict[str, Any]) -> Tensor:
         if "teacher" in batch:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from speech2image.audio.features import FrontEnd, make_front_end
 from speech2image.config.build import build
-from speech2image.data.batches import EncoderBatches, GanBatches, ImageBatches
+from speech2image.data.batches import ClassBatches, EncoderBatches, GanBatches, ImageBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
@@ -41,7 +41,7 @@ from speech2image.training.runs import (
     write_info,
 )
 from speech2image.training.schedules import make_schedule
-from speech2image.training.teachers import ClassTeacher, FeatureFile, WithTeacher
+from speech2image.training.teachers import ClassTeacher, FeatureFile, WithTeacher, fit_on_classes
 
 
 @dataclasses.dataclass
@@ -84,6 +84,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
         num_classes=len(corpus.class_names), seed=config["seed"], schedule=_schedule(config),
         **_optim_arguments(config), **config["loss"], **_masks(config, front_end),
     )  # fmt: skip
+    _pretrain(module, config, corpus, session)
     train = _encoder_batches(config, corpus, front_end, "train", augment=True)
     val = _encoder_batches(config, corpus, front_end, _val_split(corpus), augment=False)
     if teacher_file is not None:
@@ -117,11 +118,39 @@ def _vision(
         return None, build(node)
     vision = build(node) if "weights_path" in node else build_image_branch(node)
     if isinstance(vision, ClassTeacher) and not session.has_checkpoint():
-        front_end = make_front_end(config["audio"]["name"])
-        batches = _encoder_batches(config, corpus, front_end, "train", augment=True)
-        right = vision.fit(batches, len(corpus.class_names), torch.device("cpu"))
+        start = time.perf_counter()
+        right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), _device(config))
+        session.info["train_seconds"] += round(time.perf_counter() - start, 2)
         session.journal.write(0, "event", teacher_train_accuracy=right)
     return vision, None
+
+
+def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
+    """Fit a small image branch and the shared classifier to the training classes, before any speech."""
+    branch, steps = module.image_branch, getattr(module.image_branch, "pretrain_steps", 0)
+    if not steps or session.has_checkpoint():
+        return
+    assert branch is not None and module.classifier is not None  # config/validate.py saw to that
+    device, start = _device(config), time.perf_counter()
+    module.to(device)
+    right = fit_on_classes(
+        lambda images: module.class_logits(branch(images)), nn.ModuleList([branch, module.classifier]),
+        _class_batches(config, corpus), steps, device,
+    )  # fmt: skip
+    seconds = round(time.perf_counter() - start, 2)
+    session.info["train_seconds"] += seconds
+    session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right, pretrain_seconds=seconds)
+
+
+def _class_batches(config: dict[str, Any], corpus: Corpus) -> ClassBatches:
+    return ClassBatches(
+        corpus, "train", config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"]
+    )
+
+
+def _device(config: dict[str, Any]) -> torch.device:
+    wants_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if wants_gpu else "cpu")
 
 
 def _encoder_batches(
@@ -130,6 +159,7 @@ def _encoder_batches(
     return EncoderBatches(
         corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],
         front_end.pad_value, front_end.pad_frames, min_frames=front_end.min_frames, augment=augment,
+        pool_batches=config["trainer"]["pool_batches"],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Teachers of Li et al.'s encoder that need a corpus: a class network, and published features.
+"""What teaches speech encoders and needs a corpus: networks fitted to its classes, published features.
 
 Torchvision teachers are in `vision/teacher.py`; this file holds what must see training images or
 files aligned with them.
@@ -6,6 +6,8 @@ files aligned with them.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,25 +56,64 @@ class ClassTeacher(nn.Module):
         return self.features(images)
 
     def fit(self, batches: Dataset[dict[str, Any]], num_classes: int, device: torch.device) -> float:
-        """Train trunk and a linear classifier on batches by step; return the last accuracy."""
+        """Train trunk and a linear classifier on `ClassBatches`, then freeze; return `fit_on_classes`' share."""
         head = nn.Linear(self.feature_dim, num_classes).to(device)
-        self.to(device).train()
-        optimizer = torch.optim.Adam([*self.parameters(), *head.parameters()], lr=2e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=self.train_steps)
-        right = 0.0
-        for step in trange(self.train_steps, desc="teacher", unit="step", disable=None):
-            batch = batches[step]
-            image = pyramid(batch["image"].to(device), (self.image_px,)).levels[0]
-            label = batch["class_id"].to(device)
-            logits = head(self.trunk(image))
-            loss = F.cross_entropy(logits, label, label_smoothing=0.1)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            right = float((logits.argmax(1) == label).float().mean()) if step % 50 == 49 else right
+        self.to(device)
+        networks = nn.ModuleList([self, head])
+        right = fit_on_classes(
+            lambda images: head(self.features(images)), networks, batches, self.train_steps, device,
+            desc="teacher", peak_lr=2e-3, weight_decay=0.0, label_smoothing=0.1,
+        )  # fmt: skip
         self.eval().requires_grad_(False)
         return right
+
+
+def fit_on_classes(
+    logits_of: Callable[[Tensor], Tensor],
+    networks: nn.Module,
+    batches: Dataset[dict[str, Any]],
+    num_steps: int,
+    device: torch.device,
+    desc: str = "image branch",
+    peak_lr: float = 4e-3,
+    weight_decay: float = 1e-4,
+    label_smoothing: float = 0.0,
+) -> float:
+    """Train an image network on the classes of its images alone, by a one-cycle AdamW.
+
+    Args:
+        logits_of: images `(B, 3, S, S)` in [-1, 1] to logits `(B, classes)`.
+        networks: everything that `logits_of` trains.
+        batches: `ClassBatches`, by step.
+        num_steps: steps.
+        device: where the networks are.
+        desc: name of the progress bar.
+        peak_lr: highest learning rate.
+        weight_decay: decoupled.
+        label_smoothing: of the cross entropy.
+    Returns: share of right classes over the last fifty training batches.
+    """
+    networks.train()
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=peak_lr, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=num_steps)
+    right: deque[Tensor] = deque(maxlen=50)
+    bar = trange(num_steps, desc=desc, unit="step", mininterval=1.0, disable=None)
+    for step in bar:
+        batch = batches[step]
+        image = batch["image"].to(device)
+        label = batch["class_id"].to(device)
+        logits = logits_of(pyramid(image, (image.shape[-1],)).levels[0])
+        loss = F.cross_entropy(logits, label, label_smoothing=label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        right.append((logits.detach().argmax(1) == label).float().mean())
+        if step % 50 == 49:
+            bar.set_postfix(
+                loss=f"{float(loss):.2f}", accuracy=f"{float(torch.stack(list(right)).mean()):.3f}"
+            )
+    return float(torch.stack(list(right)).mean())
 
 
 class FeatureFile:

@@ -28,13 +28,17 @@ class ConvBranch(nn.Module):
         embed_dim: D of the embedding, equal to the speech encoder's `sentence_dim`.
         width: channels of the trunk's first layer.
         image_px: side of the images the trunk sees; others are resized.
+        pretrain_steps: steps on the training classes before the trainer brings in speech, in the place
+            of ImageNet weights.
 
     Source: own design, in the place of S2IGAN's image branch.
     """
 
-    def __init__(self, embed_dim: int = 256, width: int = 32, image_px: int = 64) -> None:
+    def __init__(
+        self, embed_dim: int = 256, width: int = 32, image_px: int = 64, pretrain_steps: int = 0
+    ) -> None:
         super().__init__()
-        self.embed_dim, self.image_px = embed_dim, image_px
+        self.embed_dim, self.image_px, self.pretrain_steps = embed_dim, image_px, pretrain_steps
         self.trunk = ConvNet(width, image_px)
         self.feature_dim = self.trunk.feature_dim
         self.L1 = nn.Linear(self.feature_dim, embed_dim)

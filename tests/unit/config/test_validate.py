@@ -166,3 +166,8 @@ def test_installed_tree_lists_every_folder_of_conf() -> None:
     listed = set(setup["options.data_files"])
     groups = {f"share/speech2image/conf/{path.name}" for path in conf_dir().iterdir() if path.is_dir()}
     assert groups | {"share/speech2image/conf"} == listed
+
+
+def test_pretraining_needs_a_classifier(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = train("experiment=sen_birds", "loss.distinctive_weight=0", capsys=capsys)
+    assert code == 2 and "vision.pretrain_steps" in message and "loss.distinctive_weight" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from speech2image.audio.features import make_front_end
-from speech2image.data.batches import EncoderBatches, GanBatches, ImageBatches, SpeechBatches
+from speech2image.data.batches import ClassBatches, EncoderBatches, GanBatches, ImageBatches, SpeechBatches
 from speech2image.data.corpus import Corpus
 from speech2image.data.cub import scan_cub
 from speech2image.data.embeddings import Embeddings
@@ -106,6 +107,33 @@ def test_every_caption_of_an_image_is_drawn_equally_often(corpus: Corpus) -> Non
     counts = np.bincount(np.concatenate([batches[step]["utterance_index"].numpy() for step in range(400)]))
     assert len(counts) == 24
     assert np.abs(counts - 200).max() < 5 * 10  # five standard deviations
+
+
+def test_pooled_batches_are_dealt_by_length(corpus: Corpus) -> None:
+    pooled = EncoderBatches(corpus, "train", 4, 0, 32, 0.0, None, pool_batches=3)
+    alone = EncoderBatches(corpus, "train", 4, 0, 32, 0.0, None)
+    orders = set()
+    for pool in range(8):
+        steps = range(3 * pool, 3 * pool + 3)
+        dealt = [pooled[step] for step in steps]
+        drawn = [index for batch in dealt for index in batch["utterance_index"].tolist()]
+        assert sorted(drawn) == sorted(i for s in steps for i in alone[s]["utterance_index"].tolist())
+        lengths = sorted((int(b["speech"].lengths.min()), int(b["speech"].lengths.max())) for b in dealt)
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(lengths))
+        shortest = [int(batch["speech"].lengths.min()) for batch in dealt]
+        orders.add(tuple(np.argsort(shortest, kind="stable").tolist()))
+    assert len(orders) > 1  # short batches do not always come first
+
+
+def test_class_batches_show_every_training_image_once_an_epoch(corpus: Corpus) -> None:
+    batches = ClassBatches(corpus, "train", 4, 0, 16)
+    assert len(batches) == 3
+    seen = [batches[step] for step in range(3)]
+    assert all(batch["image"].shape == (4, 3, 16, 16) for batch in seen)
+    assert sorted(np.concatenate([batch["class_id"].numpy() for batch in seen])) == sorted(
+        corpus.class_ids("train")
+    )
+    assert torch.equal(batches[2]["image"], seen[2]["image"])
 
 
 def test_unaugmented_batches_keep_the_order_and_the_short_rest(corpus: Corpus) -> None:
@@ -204,6 +232,7 @@ def test_start_and_workers_change_nothing(
     for batches in (
         GanBatches(corpus, "train", embeddings, 5, 11, 32),
         EncoderBatches(corpus, "train", 5, 11, 32, 0.0, None),
+        EncoderBatches(corpus, "train", 5, 11, 32, 0.0, None, pool_batches=4),
     ):
         loader = DataLoader(batches, batch_size=None, sampler=range(start, 12), num_workers=num_workers)
         for step, batch in zip(range(start, 12), loader, strict=True):
