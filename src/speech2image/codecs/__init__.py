@@ -1,0 +1,1 @@
+"""Image codecs: photographs to grids of code numbers and back."""

@@ -1,0 +1,1 @@
+"""Discrete diffusion over code grids: schedule, process, loss, networks and samplers."""
