@@ -247,6 +247,9 @@ class StackLossConfig:
     )
     semantic_gamma: float = option(10.0, "sharpness of that matching", low=0.01)
     prototype_weight: float = option(0.0, "class of the painted image among all classes' mean speech", low=0)
+    translate_ratio: float = option(
+        0.0, "largest shift of what discriminators see, a share of the side", low=0, high=0.5
+    )
     ema_decay: float = option(0.999, "moving average of the generator", low=0, high=1)
     ema_warmup: bool = option(False, "let the average follow faster in the first steps")
     ema_buffers: str = option(

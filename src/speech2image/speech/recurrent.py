@@ -77,8 +77,8 @@ def _gru_layer(rnn: nn.Module, layer: int, sides: list[Tensor]) -> list[Tensor]:
         gates.append(functional.linear(side.transpose(0, 1), weight_ih[order], bias_ih[order]))
         hidden.append(weight_hh.T)
         biases.append(bias_hh[None])
-    swept = _GruSweep.apply(torch.stack(gates), torch.stack(hidden), torch.stack(biases))
-    return [states.transpose(0, 1) for states in swept.unbind(0)]  # type: ignore[no-untyped-call]
+    swept = _GruSweep.apply(torch.stack(gates), torch.stack(hidden), torch.stack(biases))  # type: ignore[no-untyped-call]
+    return [states.transpose(0, 1) for states in swept.unbind(0)]
 
 
 class _GruSweep(torch.autograd.Function):

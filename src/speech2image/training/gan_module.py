@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from speech2image.errors import ConfigError
+from speech2image.gan.augment import translate
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator, StackOutput
 from speech2image.losses.adversarial import ImageKind, discriminator_term, generator_term
@@ -59,6 +60,7 @@ class GanModule(TrainingModule):
         semantic_gamma: sharpness of that matching.
         prototype_weight: weight of finding the class of the same image among `prototypes`.
         prototypes: `(classes, E)` mean speech embedding of each training class.
+        translate_ratio: largest shift of the images that discriminators see, a share of their side; 0: none.
         image_branch: frozen image encoder `(B, 3, H, W) -> (B, E)`, needed for the semantic term.
         reset_live_to_ema_every: overwrite the live generator by its average every so many steps
             (released code: 2,000; Li et al.: 5,000); None: never.
@@ -89,6 +91,7 @@ class GanModule(TrainingModule):
         semantic_gamma: float = 10.0,
         prototype_weight: float = 0.0,
         prototypes: Tensor | None = None,
+        translate_ratio: float = 0.0,
         image_branch: nn.Module | None = None,
         reset_live_to_ema_every: int | None = None,
         seed: int = 0,
@@ -112,7 +115,7 @@ class GanModule(TrainingModule):
                 f"prototype_weight is {prototype_weight}, but there are no prototypes to compare with",
                 "Give the mean speech embedding of each class, or set prototype_weight=0.",
             )
-        self.prototype_weight = prototype_weight
+        self.prototype_weight, self.translate_ratio = prototype_weight, translate_ratio
         self.register_buffer("prototypes", prototypes, persistent=False)
         self.semantic_level = _semantic_level(generator, image_branch)
 
@@ -190,6 +193,7 @@ class GanModule(TrainingModule):
             "wrong": batch["wrong"].levels[level],
             "fake": output.images[level].detach(),
         }
+        images = {kind: self._augment(image, f"{kind}_{level}") for kind, image in images.items()}
         num_weights = sum(parameter.numel() for parameter in discriminator.parameters())
         if num_weights > SHARED_PASS_RATIO * images["real"].numel():
             groups = [list(zip(images, discriminator.judge_kinds(list(images.values()), mu), strict=True))]
@@ -229,7 +233,7 @@ class GanModule(TrainingModule):
 
     def _judge_fake(self, level: int, image: Tensor, mu: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
         discriminator, pixels = self.discriminator(level), image.shape[-1]
-        code = discriminator.code(image)
+        code = discriminator.code(self._augment(image, f"painted_{level}"))
         cond, uncond = discriminator.judge(code, mu)
         term = generator_term(cond, uncond, self.uncond_weight)
         losses = {f"loss_g_{pixels}": term.detach()}
@@ -239,6 +243,14 @@ class GanModule(TrainingModule):
             term = term + aware
         torch.autograd.backward(term)
         return losses
+
+    def _augment(self, images: Tensor, stream: str) -> Tensor:
+        """Shift the images of one kind and level at random, differently at every step."""
+        if not self.translate_ratio:
+            return images
+        most = max(1, round(self.translate_ratio * images.shape[-1]))
+        offsets = self.rng(f"translate/{stream}").integers(-most, most + 1, (len(images), 2))
+        return translate(images, torch.from_numpy(offsets).to(images.device))
 
     def _colour_backward(self, images: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), device=images[0].device)

@@ -110,9 +110,8 @@ def fit_on_classes(
         schedule.step()
         right.append((logits.detach().argmax(1) == label).float().mean())
         if step % 50 == 49:
-            bar.set_postfix(
-                loss=f"{float(loss):.2f}", accuracy=f"{float(torch.stack(list(right)).mean()):.3f}"
-            )
+            accuracy = float(torch.stack(list(right)).mean())
+            bar.set_postfix(loss=f"{float(loss.detach()):.2f}", accuracy=f"{accuracy:.3f}")
     return float(torch.stack(list(right)).mean())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import runpy
 from pathlib import Path
@@ -57,6 +58,11 @@ def _is_crop(crop: torch.Tensor, image: np.ndarray) -> bool:
     pixels = crop.permute(1, 2, 0).numpy()
     windows = np.lib.stride_tricks.sliding_window_view(image, pixels.shape)[:, :, 0]
     return any((windows == form).all(axis=(2, 3, 4)).any() for form in (pixels, pixels[:, ::-1]))
+
+
+def _is_window(pixels: np.ndarray, image: np.ndarray) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(image, pixels.shape)[:, :, 0]
+    return bool((windows == pixels).all(axis=(2, 3, 4)).any())
 
 
 # ---- encoder ----------------------------------------------------------------------------------
@@ -196,6 +202,19 @@ def test_crops_reach_every_corner_and_flip_half_the_time(corpus: Corpus) -> None
     assert len(seen) == tops * lefts * 2
     flipped = sum(count for (_, _, mirrored), count in seen.items() if mirrored)
     assert abs(flipped - 500) < 80
+
+
+def test_corpora_that_mean_something_else_mirrored_are_never_mirrored(corpus: Corpus) -> None:
+    image = corpus.images[corpus.image_rows("train")[0]]
+    flips = []
+    for meta in ({}, {"mirror": False}):
+        same = Corpus(corpus.folder)
+        same.manifest = dataclasses.replace(corpus.manifest, meta={**corpus.manifest.meta, **meta})
+        crops = CropTable(same, "train", 32).random(np.zeros(200, np.int64), np.random.default_rng(0))
+        upright = [_is_window(crop.permute(1, 2, 0).numpy(), image) for crop in crops]
+        flips.append(200 - sum(upright))
+    assert 70 <= flips[0] <= 130
+    assert flips[1] == 0
 
 
 def test_missing_embeddings_are_counted_and_named(corpus: Corpus, embeddings: Embeddings) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from speech2image.errors import ConfigError
+from speech2image.gan.augment import translate
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator
 from speech2image.losses.matching import prototype_loss
@@ -99,3 +100,28 @@ def test_fit_on_classes_teaches_branch_and_classifier() -> None:
     )
     assert right > 0.9  # chance: a quarter
     assert all(torch.equal(a, b) for a, b in zip(before, module.encoder.parameters(), strict=True))
+
+
+def test_translation_moves_whole_pixels_and_passes_gradients() -> None:
+    images = torch.randn(2, 3, 4, 5, requires_grad=True)
+    moved = translate(images, torch.tensor([[1, 0], [-2, 9]]))
+    assert torch.equal(moved[0, :, :3], images[0, :, 1:])
+    assert not moved[0, :, 3].any()
+    assert not moved[1].any()  # nine columns to the left: nothing is left of it
+    moved.sum().backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert images.grad[0, :, 0].abs().sum() == 0
+    assert (images.grad[0, :, 1:] == 1).all()
+
+
+def test_translation_changes_what_discriminators_see_and_nothing_else() -> None:
+    found = []
+    for ratio in (0.0, 0.25):
+        torch.manual_seed(0)
+        generator = StackGenerator(6, 4, 3, 4, 1, base_px=16)
+        module = GanModule(generator, [StackDiscriminator(16, 4, 4)], translate_ratio=ratio)
+        image = torch.randn(8, 3, 16, 16)
+        seen = module._augment(image, "real_0")
+        assert torch.equal(seen, module._augment(image, "real_0"))  # addressed by the step
+        found.append(torch.equal(seen, image))
+    assert found == [True, False]
