@@ -38,6 +38,10 @@ class CheckpointError(Speech2ImageError):
     """A checkpoint or weight file is missing, damaged, or belongs to another model."""
 
 
+class TrainingError(Speech2ImageError):
+    """Training cannot go on: a loss is no number."""
+
+
 class ProtocolError(Speech2ImageError):
     """A metric was asked for in a way its protocol does not allow."""
 

@@ -29,6 +29,22 @@ def test_experiment_composes_validates_and_builds(
     assert "parameters" in out and f"run name: {experiment}-" in out
 
 
+@pytest.mark.parametrize(
+    ("encoder", "vision", "parameters"),
+    [("base", "clip_vit_b32", "101,854,861"), ("large", "clip_vit_l14", "329,083,033"),
+     ("cascaded", "clip_rn50x64", "")],
+)  # fmt: skip
+def test_published_speechclip_towers_build(
+    encoder: str, vision: str, parameters: str, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = command(
+        "train", "experiment=speechclip_flickr8k", f"encoder=speechclip_{encoder}", f"vision={vision}",
+        "validate_only=true",
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"{parameters} parameters" in out and "image branch" in out
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_file_is_short_and_explained(experiment: str) -> None:
     from speech2image.config.compose import conf_dir
@@ -38,6 +54,13 @@ def test_experiment_file_is_short_and_explained(experiment: str) -> None:
     assert lines[1].startswith("# "), "the second line says what it is"
 
 
+#: A small tower on the same waveforms, an image branch without CLIP's weights.
+SMALL_WAVES = (
+    "encoder=speechclip_small",
+    "encoder.mel_dim=1",
+    "encoder.small_dim=16",
+    "vision=conv_branch",
+)
 #: What makes an experiment small enough for two steps on one core; the rest stays as it is.
 REDUCED = {
     "li_et_al_cub": (
@@ -49,7 +72,22 @@ REDUCED = {
     "li_et_al_birds": ("encoder.width=64", "vision.feature_dim=64", "vision.train_steps=2"),
     "sen_cub": ("encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64"),
     "sen_flickr8k": ("encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64"),
+    "speechclip_birds": ("encoder.small_dim=32", "vision.width=8"),
+    "speechclip_cub": SMALL_WAVES,
+    "speechclip_flickr8k": SMALL_WAVES,
 }
+#: A codec and a transformer small enough for two steps; sizes follow the codec instead of the publication.
+SMALL_CODEC = (
+    "codec.channels=8", "codec.latent_dim=8", "codec.code_dim=4", "codec.num_codes=16", "codec.norm_groups=4",
+    "codec.num_res_blocks=1", "codec.disc_layers=1", "codec.disc_width=4",
+)  # fmt: skip
+SMALL_DIFFUSION = (
+    "generator.num_tokens=null", "generator.grid=null", "generator.table=null", "generator.depth=2",
+    "generator.dim=32", "generator.heads=2", "codec.num_views=2", "trainer.precision=32-true",
+    "sampler=skipping", "sampler.steps=3",
+)  # fmt: skip
+DIFFUSION = [name for name in EXPERIMENTS if name.startswith("s2ivq_d")]
+CODECS = [name for name in EXPERIMENTS if name.startswith("codec")]
 SMALL_GAN = ("generator.gf_dim=4", "generator.df_dim=4", "generator.condition_dim=8", "generator.noise_dim=8")
 
 
@@ -68,7 +106,9 @@ def stages_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return ("generator.base_px=16",) if "data.image_px=64" in overrides else ()
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.startswith("stackgan")])
+@pytest.mark.parametrize(
+    "experiment", [name for name in EXPERIMENTS if not name.startswith(("stackgan", "s2ivq_d", "codec"))]
+)
 def test_encoder_experiment_trains_two_steps(
     experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
 ) -> None:
@@ -109,3 +149,48 @@ def test_generator_experiment_trains_two_steps(
         "step_00000001.png",
         "step_00000002.png",
     ]
+
+
+@pytest.mark.parametrize("experiment", CODECS)
+def test_codec_experiment_trains_two_steps(
+    experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
+) -> None:
+    corpus = corpus_overrides(experiment, tiny_flickr, tiny_cub)
+    code, out, err = command(
+        "train", f"experiment={experiment}", "debug=two_steps", *corpus, *SMALL_CODEC, "loss.disc_weight=0.5"
+    )
+    assert code == 0, err
+    run = Path(out.strip().splitlines()[-1])
+    assert (run / "weights.safetensors").is_file()
+    assert len(list((run / "samples").iterdir())) == 2
+    last = [line for line in (run / "journal.jsonl").read_text().splitlines() if '"loss_d"' in line][-1]
+    assert '"codes_used"' in last
+
+
+@pytest.mark.parametrize("experiment", DIFFUSION)
+def test_diffusion_experiment_trains_two_steps(
+    experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
+) -> None:
+    corpus = corpus_overrides(experiment, tiny_flickr, tiny_cub)
+    dataset = experiment.removeprefix("s2ivq_d_").removesuffix("_small")
+    data = {"birds": "spoken_birds", "digits": "spoken_digits", "cub": "cub200"}.get(dataset, dataset)
+    image_px = next((word.split("=")[1] for word in corpus if word.startswith("data.image_px")), "32")
+    places = []
+    for made in (
+        (f"experiment=sen_{dataset}", "encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64",
+         "vision.pretrain_steps=2", "loss.distinctive_weight=1"),
+        ("experiment=codec_birds", f"data={data}", *SMALL_CODEC, f"codec.image_px={image_px}",
+         f"codec.patch_px={int(image_px) // 4}"),
+    ):  # fmt: skip
+        code, out, err = command("train", *made, "debug=two_steps", *corpus, "seed=8")
+        assert code == 0, err
+        places.append(out.strip().splitlines()[-1])
+    code, out, err = command(
+        "train", f"experiment={experiment}", "debug=two_steps", *corpus, *SMALL_DIFFUSION,
+        f"encoder.run={places[0]}", f"codec.run={places[1]}",
+    )  # fmt: skip
+    assert code == 0, err
+    run = Path(out.strip().splitlines()[-1])
+    assert (run / "weights.safetensors").is_file()
+    assert len(list((run / "samples").iterdir())) == 2
+    assert '"nats_per_token"' in (run / "journal.jsonl").read_text()

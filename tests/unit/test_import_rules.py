@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "speech2image"
 #: Rooms from left to right; rooms of one step may not import each other.
 STEPS: tuple[tuple[str, ...], ...] = (
     ("__init__", "types", "errors"),
-    ("audio", "images", "config"),
+    ("audio", "images", "config", "weight_files"),
     ("losses", "speech", "vision", "text", "codecs", "gan", "diffusion"),
     ("data", "metrics"),
     ("hub",),

@@ -17,7 +17,7 @@ from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
 #: Verb: (module, one line).
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "check or make a corpus, speak its captions, cache mel features and images"),
-    "train": ("train", "train a speech encoder or a generator; -m sweeps"),
+    "train": ("train", "train a speech encoder, a codec or a generator; -m sweeps"),
     "embed": ("embed", "run a trained encoder over a corpus"),
     "generate": ("generate", "paint images from speech, a folder of speech, or a text spoken first"),
     "evaluate": ("evaluate", "score a run or a folder of images under a named protocol"),
@@ -30,6 +30,8 @@ examples:
   speech2image prepare data=spoken_birds
   speech2image train experiment=sen_birds
   speech2image train experiment=stackgan_v2_birds
+  speech2image train experiment=codec_birds
+  speech2image train experiment=s2ivq_d_birds
   speech2image generate run=runs/<id> text="this bird has a red crown and a white belly"
   speech2image evaluate run=runs/<id>
   speech2image report runs=all

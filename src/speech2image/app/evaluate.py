@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -39,6 +40,8 @@ def run(config: dict[str, Any]) -> None:
     protocol = get_protocol(_DEFAULT_PROTOCOL.get(corpus_name, "offline") if name == "auto" else name)
     if scored.stage == "encoder":
         metrics, details = evaluate_encoder(scored, protocol, config)
+    elif scored.stage == "codec":
+        metrics, details = evaluate_codec(scored, protocol, config)
     else:
         metrics, details = evaluate_generator(scored, protocol, config)
     out = scored.path if config["images"] is None else Path(config["images"])
@@ -50,7 +53,7 @@ def run(config: dict[str, Any]) -> None:
 
 # ---- encoders ---------------------------------------------------------------------------------
 def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return retrieval metrics of a speech encoder: speech to image and back, by class."""
+    """Return retrieval metrics of a speech encoder, speech to image and back: by class, or by image."""
     from speech2image.audio.features import make_front_end
     from speech2image.metrics.retrieval import class_accuracy, recall_at_k, sen_mean_average_precision
     from speech2image.training.conditions import run_embeddings
@@ -64,15 +67,24 @@ def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tupl
         raise DataError(f"split={split}: no utterance to score", "Type: split=test")
     speech = found.arrays["sentence"]
     images = image_embeddings(scored, corpus, split)
-    image_ids = np.array([record.class_id for record in records])
-    speech_ids = np.array([records[row].class_id for row, _ in utterances])
-    seed = config["seed"]
-    metrics = recall_at_k(speech, images, speech_ids, image_ids, protocol=protocol, ks=(1, 5, 10), seed=seed)
+    rows, seed = np.array([row for row, _ in utterances]), config["seed"]
+    by_image = (settings.get("loss") or {}).get("rivals") == "other_image"  # SpeechCLIP's published measure
+    image_ids = np.arange(len(records)) if by_image else np.array([record.class_id for record in records])
+    speech_ids = image_ids[rows]
+    counted: Any = {"protocol": protocol, "ks": (1, 5, 10), "seed": seed}
+    metrics = recall_at_k(speech, images, speech_ids, image_ids, **counted)
+    for metric in recall_at_k(images, speech, image_ids, speech_ids, **counted).values():
+        name = metric.name.replace("recall@", "recall/image_to_speech@")
+        metrics[name] = dataclasses.replace(metric, name=name)
     if len(set(image_ids)) < len(image_ids):
-        rows = np.array([row for row, _ in utterances])
         metrics |= class_accuracy(speech, images[rows], speech_ids, protocol=protocol, seed=seed)
         metrics |= sen_mean_average_precision(images[rows], speech, speech_ids, protocol=protocol)
-    details = {"images": len(images), "utterances": len(speech), "classes": len(set(image_ids.tolist()))}
+    details = {
+        "images": len(images),
+        "utterances": len(speech),
+        "relevance": "image" if by_image else "class",
+    }
+    details["classes"] = len({record.class_id for record in records})
     return list(metrics.values()), details
 
 
@@ -88,9 +100,11 @@ def image_embeddings(scored: Any, corpus: Any, split: str) -> np.ndarray:
     branch = load_encoder(scored)[1]
     if branch is None:
         node = scored.config["vision"]
-        if "FeatureFile" not in str(node.get("_target_")):
+        if "FeatureFile" in str(node.get("_target_")):
+            return build(node).read(corpus, split).mean(axis=1)
+        if "ClipTower" not in str(node.get("_target_")):
             raise DataError(f"{scored.path} has no image branch, so images cannot be retrieved with it")
-        return build(node).read(corpus, split).mean(axis=1)
+        branch = build(node)  # an imported SpeechCLIP: CLIP comes from its own file
     px = scored.config["data"]["image_px"]
     rows = []
     batches = ImageBatches(corpus, split, 64, px)
@@ -145,6 +159,52 @@ def evaluate_generator(
     return metrics, details
 
 
+# ---- codecs -----------------------------------------------------------------------------------
+def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return what is left of real images after the codec: FID to the originals, attributes where known."""
+    from speech2image.metrics.imageset import ImageSet
+    from speech2image.metrics.networks import inception_network, probe_network
+    from speech2image.metrics.scores import image_scores
+
+    settings, split = scored.config, config["split"]
+    corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
+    image_px = settings["data"]["image_px"]
+    real = real_arrays(corpus, split, image_px)
+    painted, usage = repainted(scored, real)
+    metrics: list[Any] = []
+    if protocol.network == "probe":
+        probe, metrics = corpus_probe(corpus, image_px, protocol)
+        labels, _ = _labels(corpus, split, protocol, probe.classes)
+        groups = [record.class_id for record in corpus.records(split)]
+        arrays = ImageSet(painted, probe.image_px).array()
+        for metric in probe.accuracy(arrays, labels, protocol=protocol, groups=groups).values():
+            metrics.append(dataclasses.replace(metric, name=metric.name.replace("probe", "codec")))
+        network = probe_network(probe)
+    else:
+        network = inception_network(Path(config["paths"]["weights"]))
+    metrics += image_scores(painted, real, protocol=protocol, network=network).values()
+    return metrics, {"images": len(real), "codes_used": usage.used, "code_perplexity": usage.perplexity}
+
+
+def repainted(scored: Any, real: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Return images `(N, S, S, 3)` uint8 after encoding and decoding, and which codes they took."""
+    import torch
+
+    from speech2image.codecs.code_map import code_usage, count_codes
+    from speech2image.images.grid import to_uint8
+    from speech2image.images.pyramid import pyramid
+    from speech2image.training.runs import load_codec
+
+    codec, parts = load_codec(scored), []
+    counts = torch.zeros(codec.num_tokens, dtype=torch.int64)
+    for start in range(0, len(real), 64):
+        pixels = torch.from_numpy(real[start : start + 64]).permute(0, 3, 1, 2)
+        tokens = codec.encode(pyramid(pixels, (pixels.shape[-1],)).levels[0])
+        counts += count_codes(tokens, codec.num_tokens)
+        parts.append(to_uint8(codec.decode(tokens)))
+    return np.concatenate(parts), code_usage(counts)
+
+
 def _front_end_of(scored: Any, config: dict[str, Any]) -> str:
     from speech2image.training.fit import resolve_condition
 
@@ -156,7 +216,15 @@ def _front_end_of(scored: Any, config: dict[str, Any]) -> str:
 def _generate_split(scored: Any, config: dict[str, Any]) -> None:
     from speech2image.app.generate import generate
 
-    asked = {"speech": None, "text": None, "voice": None, "num_images": 1, "condition": "sample", "out": None}
+    asked: dict[str, Any] = {
+        "speech": None,
+        "text": None,
+        "voice": None,
+        "num_images": 1,
+        "condition": "sample",
+        "out": None,
+    }
+    asked |= {"sampler": {"name": "from_run"}}
     asked |= {"seed": 100, "max_utterances": None, "split": config["split"], "paths": config["paths"]}
     generate(scored, asked)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from speech2image.data.corpora import open_corpus
 from speech2image.errors import ConfigError, DataError
 
+_AT_A_TIME = 32
 _AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
 
 
@@ -31,7 +32,7 @@ class Request:
 
 def run(config: dict[str, Any]) -> None:
     """Paint what was asked for; print the folder."""
-    from speech2image.training.runs import open_run
+    from speech2image.training.runs import GENERATORS, open_run
 
     if config["num_images"] < 1:
         raise ConfigError(f"num_images: found {config['num_images']}, expected at least 1")
@@ -39,27 +40,27 @@ def run(config: dict[str, Any]) -> None:
         raise ConfigError(f"condition: found {config['condition']!r}, expected sample or mean")
     if config["speech"] is not None and config["text"] is not None:
         raise ConfigError("speech and text were both given", "Give one of them.")
-    gan_run = open_run(config["run"], Path(config["paths"]["runs"]), "gan")
-    print(generate(gan_run, config))
+    painter_run = open_run(config["run"], Path(config["paths"]["runs"]), GENERATORS)
+    print(generate(painter_run, config))
 
 
-def generate(gan_run: Any, config: dict[str, Any]) -> Path:
+def generate(painter_run: Any, config: dict[str, Any]) -> Path:
     """Paint with one generator run; return the folder of PNGs, manifest and contact sheet."""
     if config["speech"] is None and config["text"] is None:
-        requests = split_requests(gan_run, config)
-        out = Path(config["out"] or gan_run.path / "generated" / config["split"])
+        requests = split_requests(painter_run, config)
+        out = Path(config["out"] or painter_run.path / "generated" / config["split"])
     else:
-        out, requests = _spoken_requests(gan_run, config)
-    paint(gan_run, requests, out, config)
+        out, requests = _spoken_requests(painter_run, config)
+    paint(painter_run, requests, out, config)
     return out
 
 
 # ---- what to paint ----------------------------------------------------------------------------
-def split_requests(gan_run: Any, config: dict[str, Any]) -> list[Request]:
+def split_requests(painter_run: Any, config: dict[str, Any]) -> list[Request]:
     """Return the utterances of a split of the run's corpus."""
     from speech2image.training.fit import condition_embeddings, resolve_condition
 
-    settings = _with_paths(gan_run.config, config["paths"])
+    settings = _with_paths(painter_run.config, config["paths"])
     condition = resolve_condition(settings)
     assert condition is not None
     split = config["split"]
@@ -116,28 +117,28 @@ def export_real(corpus: Any, split: str, image_px: int) -> list[Path]:
     return files
 
 
-def _spoken_requests(gan_run: Any, config: dict[str, Any]) -> tuple[Path, list[Request]]:
+def _spoken_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, list[Request]]:
     from speech2image.audio.features import make_front_end
     from speech2image.training.runs import load_encoder, open_run
 
-    encoder_id = gan_run.info.get("encoder_run")
+    encoder_id = painter_run.info.get("encoder_run")
     if encoder_id is None:
         raise DataError(
-            f"{gan_run.path} was trained on embedding files, no encoder is known for it",
+            f"{painter_run.path} was trained on embedding files, no encoder is known for it",
             "Import its encoder (speech2image import) and name it: encoder_run in run.json.",
         )
     encoder_run = open_run(encoder_id, Path(config["paths"]["runs"]), "encoder")
     encoder = load_encoder(encoder_run)[0]
     front_end = make_front_end(encoder_run.config["audio"]["name"])
     if config["text"] is not None:
-        waves = [_speak(config["text"], config["voice"], gan_run.path / "generated" / "spoken")]
+        waves = [_speak(config["text"], config["voice"], painter_run.path / "generated" / "spoken")]
         captions: list[str | None] = [config["text"]]
-        out = Path(config["out"] or gan_run.path / "generated" / _slug(config["text"]))
+        out = Path(config["out"] or painter_run.path / "generated" / _slug(config["text"]))
     else:
         source = Path(config["speech"])
         waves = _audio_files(source)
         captions = [None] * len(waves)
-        out = Path(config["out"] or gan_run.path / "generated" / _slug(source.stem or "speech"))
+        out = Path(config["out"] or painter_run.path / "generated" / _slug(source.stem or "speech"))
     requests = []
     for path, caption in zip(tqdm(waves, desc="listen", unit="file", disable=None), captions, strict=True):
         sentence = _embed_file(path, encoder, front_end)
@@ -196,18 +197,17 @@ def _file_name(key: str) -> str:
 
 # ---- painting ---------------------------------------------------------------------------------
 @torch.no_grad()
-def paint(gan_run: Any, requests: Sequence[Request], out: Path, config: dict[str, Any]) -> None:
+def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict[str, Any]) -> None:
     """Paint each request `num_images` times; PNGs, `manifest.jsonl` and `contact_sheet.png` in `out`.
 
-    Noise and the draw of the condition are functions of (seed, utterance, sample).
+    Everything drawn is a function of (seed, utterance, sample).
     """
     from speech2image.images.grid import to_uint8, write_png
-    from speech2image.training.runs import load_generator
+    from speech2image.training.painting import make_painter
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generator = load_generator(gan_run).to(device)
-    seed, samples_condition = config["seed"], config["condition"] == "sample"
-    expected = int(gan_run.info["sentence_dim"])
+    painter = make_painter(painter_run, config, device)
+    seed, expected = config["seed"], int(painter_run.info["sentence_dim"])
     found = requests[0].sentence.shape[-1]
     if found != expected:
         raise DataError(f"the encoder gives {found} numbers an utterance, the generator expects {expected}")
@@ -215,14 +215,15 @@ def paint(gan_run: Any, requests: Sequence[Request], out: Path, config: dict[str
     lines: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
     bar = tqdm(total=len(jobs), desc="paint", unit="img", disable=None)
-    for start in range(0, len(jobs), 32):
-        part = jobs[start : start + 32]
-        sentence = torch.from_numpy(np.stack([request.sentence for request, _ in part])).to(device)
-        noise = _draws(part, seed, "noise", generator.noise_dim).to(device)
-        eps = (
-            _draws(part, seed, "condition", generator.condition_dim).to(device) if samples_condition else None
-        )
-        images = to_uint8(generator(sentence, noise, eps).images[-1].float().cpu())
+    for start in range(0, len(jobs), _AT_A_TIME):
+        part = jobs[start : start + _AT_A_TIME]
+        sentences = torch.from_numpy(np.stack([request.sentence for request, _ in part])).to(device)
+
+        def progress(done: int, total: int, start: int = start, count: int = len(part)) -> None:
+            bar.update(start + count * done // total - bar.n)
+
+        addresses = [(request.name, sample) for request, sample in part]
+        images = to_uint8(painter(sentences, addresses, progress).cpu())
         for (request, sample), image in zip(part, images, strict=True):
             file = f"{_file_name(request.name)}_{sample}.png"
             write_png(out / file, image)
@@ -231,21 +232,9 @@ def paint(gan_run: Any, requests: Sequence[Request], out: Path, config: dict[str
             )
             if len(shown) < 64:
                 shown.append(image)
-        bar.update(len(part))
+        progress(1, 1)
     bar.close()
     _finish_folder(out, lines, shown)
-
-
-def _draws(part: Sequence[tuple[Request, int]], seed: int, stream: str, width: int) -> torch.Tensor:
-    from speech2image.data.order import addressed_rng
-
-    rows = [
-        addressed_rng(seed, f"generate/{stream}/{request.name}", sample).standard_normal(
-            width, dtype=np.float32
-        )
-        for request, sample in part
-    ]
-    return torch.from_numpy(np.stack(rows))
 
 
 def _finish_folder(out: Path, lines: list[dict[str, Any]], shown: list[np.ndarray]) -> None:

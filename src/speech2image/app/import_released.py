@@ -12,7 +12,7 @@ from typing import Any
 from speech2image.config.runid import run_id
 from speech2image.errors import ConfigError, nearest_names
 
-SYSTEMS = ("stackgan_v2", "li_et_al", "sen")
+SYSTEMS = ("stackgan_v2", "li_et_al", "sen", "speechclip", "vqgan", "s2ivq_d")
 
 
 def run(config: dict[str, Any]) -> None:
@@ -27,7 +27,14 @@ def run(config: dict[str, Any]) -> None:
         )
     if config["checkpoint"] is None:
         raise ConfigError("checkpoint: which file? found null", "Type: checkpoint=<released file>")
-    importers = {"stackgan_v2": _stackgan_v2, "li_et_al": _li_et_al, "sen": _sen}
+    importers = {
+        "stackgan_v2": _stackgan_v2,
+        "li_et_al": _li_et_al,
+        "sen": _sen,
+        "speechclip": _speechclip,
+        "vqgan": _vqgan,
+        "s2ivq_d": _s2ivq_d,
+    }
     print(importers[system](config, Path(config["checkpoint"])))
 
 
@@ -45,6 +52,94 @@ def _sen(config: dict[str, Any], path: Path) -> Path:
     found = convert(path)
     settings = _settings(config, "encoder", "s2igan", found.target, found.arguments)
     return _write(config, settings, {"encoder": found}, path, sentence_dim=2 * found.arguments["rnn_dim"])
+
+
+#: Width of CLIP's joint space: open_clip's name of the model, its file below `paths.weights`.
+_CLIPS = {
+    512: ("ViT-B-32-quickgelu", "clip_vit_b32.safetensors"),
+    768: ("ViT-L-14-quickgelu", "clip_vit_l14.safetensors"),
+    1024: ("RN50x64-quickgelu", "clip_rn50x64.safetensors"),
+}
+
+
+def _speechclip(config: dict[str, Any], path: Path) -> Path:
+    """Import a SpeechCLIP encoder; images are later embedded by CLIP's own file, named here."""
+    from speech2image.hub.convert.speechclip import convert
+
+    found = convert(path)
+    settings = _settings(config, "encoder", "wave_16k", found.target, found.arguments)
+    settings["loss"] = {"objective": "speechclip", "rivals": "other_image"}
+    sentence_dim = found.arguments["embed_dim"]
+    if sentence_dim in _CLIPS:
+        network, file = _CLIPS[sentence_dim]
+        settings["vision"] = {
+            "_target_": "speech2image.vision.clip_tower.ClipTower",
+            "network": network,
+            "weights_path": str(Path(config["paths"]["weights"]) / file),
+            "sha256": None,
+        }
+    return _write(config, settings, {"encoder": found}, path, sentence_dim=sentence_dim)
+
+
+def _vqgan(config: dict[str, Any], path: Path) -> Path:
+    """Import a codec, with the reduction table of its code book where one is named."""
+    from speech2image.codecs.codec import Codec
+    from speech2image.hub.convert.vqgan import convert, convert_code_map
+    from speech2image.hub.released import build_converted
+
+    found = convert(path, config["data"]["image_px"])
+    parts, tables = {"network": found}, []
+    if config["code_map"] is not None:
+        parts["code_map"] = convert_code_map(Path(config["code_map"]))
+        tables = [build_converted(parts["code_map"], Path(config["code_map"]))]
+    codec = Codec(build_converted(found, path), *tables)  # type: ignore[arg-type]
+    settings = _settings(config, "codec", "s2igan", found.target, found.arguments)
+    settings["codec"] |= {"disc_layers": 2, "disc_width": 64}
+    return _write(
+        config, settings, parts, path,
+        num_tokens=codec.num_tokens, num_reduced=codec.num_tokens if tables else None,
+        grid=list(codec.grid), codec_fingerprint=codec.fingerprint(),
+    )  # fmt: skip
+
+
+def _s2ivq_d(config: dict[str, Any], path: Path) -> Path:
+    """Import an S2IVQ-D transformer for a codec that was imported before it."""
+    from speech2image.hub.convert.vq_diffusion import convert_s2ivq_d
+    from speech2image.training.runs import open_run
+
+    runs = Path(config["paths"]["runs"])
+    if config["codec_run"] is None:
+        raise ConfigError(
+            "codec_run: which codec paints the codes of this network? found null",
+            "Import it first: speech2image import system=vqgan checkpoint=last.ckpt code_map=taming_vqvae_974.pt",
+        )
+    codec = open_run(config["codec_run"], runs, "codec")
+    rows, columns = codec.info["grid"]
+    found = convert_s2ivq_d(path, grid=(rows, columns))
+    arguments = {"num_steps": 100, "sentence_scale": 1.0, **found.arguments}
+    if arguments["num_tokens"] != codec.info["num_tokens"]:
+        raise ConfigError(
+            f"{path.name} does not belong to {codec.path.name}: {arguments['num_tokens']} codes of the network,"
+            f" {codec.info['num_tokens']} of the codec",
+            "Import the codec with its code_map, and name that run: codec_run=runs/<id>.",
+        )
+    settings = _settings(config, "diffusion", "from_encoder", found.target, arguments)
+    settings["data"]["image_px"] = codec.config["codec"]["image_px"]
+    encoder_run = None
+    if config["encoder_run"] is not None:
+        encoder_run = open_run(config["encoder_run"], runs, "encoder").info["run_id"]
+    settings |= {
+        "encoder": {"_target_": "speech2image.training.conditions.FromRun", "run": encoder_run or "auto"},
+        "codec": {"_target_": "speech2image.training.codes.CodecFromRun", "run": codec.info["run_id"]},
+        "loss": {"objective": "vq_diffusion", "schedule": "released"},
+        "sampler": {"name": "ancestral", "steps": None, "guidance_scale": 1.0, "top_r": 0.86, "top_k": 0},
+    }
+    return _write(
+        config, settings, {"generator": found}, path,
+        sentence_dim=2 * arguments["dim"], encoder_run=encoder_run, codec_run=codec.info["run_id"],
+        codec_fingerprint=codec.info["codec_fingerprint"], num_tokens=arguments["num_tokens"],
+        grid=list(arguments["grid"]),
+    )  # fmt: skip
 
 
 def _stackgan_v2(config: dict[str, Any], path: Path) -> Path:
@@ -78,7 +173,7 @@ def _stackgan_v2(config: dict[str, Any], path: Path) -> Path:
 def _settings(
     config: dict[str, Any], stage: str, audio: str, target: str, arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    role = "encoder" if stage == "encoder" else "generator"
+    role = stage if stage in ("encoder", "codec") else "generator"
     return {
         "name": config["name"] or f"imported_{config['system']}",
         "stage": stage,

@@ -1,4 +1,4 @@
-"""`speech2image train`: train a speech encoder or a generator from a configuration."""
+"""`speech2image train`: train a speech encoder, a codec or a generator from a configuration."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from speech2image.config.runid import run_id
-from speech2image.errors import ConfigError, DataError
+from speech2image.errors import DataError, MissingPackageError
 
 
 def run(config: dict[str, Any]) -> None:
     """Train what the configuration says and print the run folder."""
-    if config["stage"] not in ("encoder", "gan"):
-        raise ConfigError(f"stage: found {config['stage']!r}, expected 'encoder' or 'gan'")
     if config["validate_only"]:
         print("\n".join(describe_models(config)))
         return
@@ -26,11 +24,12 @@ def train(config: dict[str, Any]) -> Path:
     """Train one run to its end, continuing an unfinished one; return its folder."""
     import torch
 
-    from speech2image.training import fit
+    from speech2image.training import codec_fit, diffusion_fit, fit
 
     torch.set_float32_matmul_precision("high")
     config = copy.deepcopy(config)
     condition = fit.resolve_condition(config)  # writes the encoder's run id into the configuration
+    codec_run = diffusion_fit.resolve_codec(config)  # and this one the codec's
     name = run_id(config["name"], config)
     folder = Path(config["paths"]["runs"]) / name
     if fit.is_finished(folder):
@@ -39,7 +38,11 @@ def train(config: dict[str, Any]) -> Path:
     _write_config(folder, config)
     if config["stage"] == "encoder":
         return fit.fit_encoder(config, name, folder)
+    if config["stage"] == "codec":
+        return codec_fit.fit_codec(config, name, folder)
     assert condition is not None
+    if codec_run is not None:
+        return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
     return fit.fit_gan(config, name, folder, condition)
 
 
@@ -61,25 +64,59 @@ def describe_models(config: dict[str, Any]) -> list[str]:
     """Build every network on the meta device and return its sizes as lines."""
     import torch
 
-    from speech2image.config.build import build
-    from speech2image.training.runs import build_discriminators, build_generator, build_image_branch
-
     models: dict[str, Any] = {}
     with torch.device("meta"):
         if config["stage"] == "encoder":
-            models["speech encoder"] = build(config["encoder"])
-            if config["vision"]["_target_"] and "FeatureFile" not in config["vision"]["_target_"]:
-                models["image branch"] = build_image_branch(config["vision"])
+            models = _encoder_models(config)
+        elif config["stage"] == "codec":
+            models = _codec_models(config)
         else:
-            models["generator"] = build_generator(config["generator"], 1024)
-            for size, net in enumerate(build_discriminators(config["generator"])):
-                models[f"discriminator {size}"] = net
+            models = _generator_models(config)
     lines = []
     for name, model in models.items():
+        if isinstance(model, MissingPackageError):
+            lines.append(f"{name:<18}not built: {model.message}. {model.remedy}")
+            continue
         count = sum(parameter.numel() for parameter in model.parameters())
         lines.append(f"{name:<18}{type(model).__name__:<20}{count:>14,} parameters  {_megabytes(count)}")
     lines.append(f"run name: {run_id(config['name'], config)}")
     return lines
+
+
+def _encoder_models(config: dict[str, Any]) -> dict[str, Any]:
+    from speech2image.training.runs import build_encoder, build_image_branch
+
+    models: dict[str, Any] = {"speech encoder": build_encoder(config["encoder"])}
+    if config["vision"]["_target_"] and "FeatureFile" not in config["vision"]["_target_"]:
+        try:
+            models["image branch"] = build_image_branch(config["vision"])
+        except MissingPackageError as error:
+            models["image branch"] = error
+    return models
+
+
+def _codec_models(config: dict[str, Any]) -> dict[str, Any]:
+    from speech2image.training.runs import build_codec, build_patch_discriminator
+
+    return {
+        "codec": build_codec(config["codec"]),
+        "discriminator": build_patch_discriminator(config["codec"]),
+    }
+
+
+def _generator_models(config: dict[str, Any]) -> dict[str, Any]:
+    """Build generators for an encoder and a codec of the published sizes, where those are not said."""
+    from speech2image.training.runs import build_discriminators, build_generator, build_transformer
+
+    node = config["generator"]
+    if config["stage"] == "gan":
+        models: dict[str, Any] = {"generator": build_generator(node, 1024)}
+        for size, net in enumerate(build_discriminators(node)):
+            models[f"discriminator {size}"] = net
+        return models
+    sentence_dim = 2 * node["dim"] if node["conditioning"] == "modulation" else 1024
+    grid = node["grid"] or [8, 8]
+    return {"generator": build_transformer(node, node["num_tokens"] or 256, grid, sentence_dim)}
 
 
 def _megabytes(count: int) -> str:

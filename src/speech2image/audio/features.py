@@ -21,7 +21,7 @@ from torchaudio.functional import amplitude_to_DB, preemphasis, spectrogram
 from speech2image.errors import ConfigError, DataError, nearest_names
 
 WINDOW_S, HOP_S = 0.025, 0.010
-RECIPES = ("decibel", "standardised")
+RECIPES = ("decibel", "standardised", "wave")
 EDGES = ("reflect", "zeros")
 _LINEAR_HZ, _BREAK_HZ = 200.0 / 3.0, 1000.0
 _BREAK_MEL, _LOG_STEP = 15.0, math.log(6.4) / 27.0
@@ -29,7 +29,7 @@ _BREAK_MEL, _LOG_STEP = 15.0, math.log(6.4) / 27.0
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """A named recipe from waveform to log-mel frames.
+    """A named recipe from waveform to log-mel frames, or to the samples that a speech tower takes.
 
     Attributes:
         name: entry of `FRONT_ENDS` this one started from.
@@ -40,8 +40,8 @@ class FrontEnd:
         max_frames: longer utterances are cut.
         min_frames: shorter utterances are left out of training.
         recipe: `decibel` (pre-emphasis, symmetric Hamming window, dB below the peak of the
-            utterance, floor -80) or `standardised` (Hann window, natural log, every band to mean 0
-            and deviation 1 over the utterance).
+            utterance, floor -80), `standardised` (Hann window, natural log, every band to mean 0
+            and deviation 1 over the utterance), or `wave` (the samples themselves, one a frame).
         fmin_hz: lower edge of the lowest band; the upper edge of the highest is half the rate.
         edges: what lies beyond both ends of the signal: `reflect` (librosa 0.8) or `zeros` (from
             0.9 on).
@@ -76,12 +76,7 @@ class FrontEnd:
 
         Raises: DataError: `wave` is not one channel of finite samples.
         """
-        wave = np.asarray(wave, dtype=np.float64)
-        if wave.ndim != 1 or not np.isfinite(wave).all():
-            raise DataError(
-                f"a waveform of shape {wave.shape} with NaN or more than one channel has no features",
-                "Read recordings with speech2image.audio.read.read_wave, which checks them.",
-            )
+        wave = _checked(wave)
         size = self.window_samples
         if self.recipe == "decibel":
             wave = wave if wave.size else np.zeros(200)
@@ -109,15 +104,28 @@ class FrontEnd:
             wave: `(S,)` float32 mono at `sample_rate_hz`.
 
         Returns: `(T, M)` float32, T = min(`max_frames`, number of whole hops + 1), not padded;
-            `decibel`: in [-80, 0], `standardised`: without unit.
+            `decibel`: in [-80, 0], `standardised`: without unit; `wave`: `(S, 1)`, in [-1, 1].
         Raises:  DataError: `wave` is not one channel of finite samples.
         Source:  Li et al., `Audio_to_Image/utils.py: load_one_audio_file`; S2IGAN,
             `data_processing/Audio_to_mel.py`.  Differs: float64 inside, padding is left to the
             batch.
         """
+        if self.recipe == "wave":
+            samples = _checked(wave) if len(wave) else np.zeros(1)
+            return samples[: self.max_frames, None].astype(np.float32)
         mel = self.filter_bank().double() @ self.power(wave)
         frames = decibel(mel) if self.recipe == "decibel" else _standardise(torch.log(mel + 1e-6))
         return frames.T[: self.max_frames].float().contiguous().numpy()
+
+
+def _checked(wave: np.ndarray) -> np.ndarray:
+    wave = np.asarray(wave, dtype=np.float64)
+    if wave.ndim != 1 or not np.isfinite(wave).all():
+        raise DataError(
+            f"a waveform of shape {wave.shape} with NaN or more than one channel has no features",
+            "Read recordings with speech2image.audio.read.read_wave, which checks them.",
+        )
+    return wave
 
 
 def decibel(power: Tensor) -> Tensor:
@@ -169,6 +177,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     # The same frames, padded with silence to the longest item only.
     "li_et_al_masked": replace(_LI, name="li_et_al_masked", pad_value=-80.0, pad_frames=None),
     "s2igan": FrontEnd("s2igan", 22_050, 40, 0.0, None, 8192, 16, "standardised"),
+    # What self-supervised towers take: 25 ms at least, a minute at most.
+    "wave_16k": FrontEnd("wave_16k", 16_000, 1, 0.0, None, 960_000, 400, "wave"),
 }
 
 

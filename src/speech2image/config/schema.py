@@ -8,24 +8,42 @@ its target, letter for letter (a test compares them).  No torch and no Hydra her
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[Any, ...] = (),
-) -> Any:
-    """Declare one field: default, sentence, unit, inclusive range, choices."""
-    metadata = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+from speech2image.config.option import option
+from speech2image.config.schema_diffusion import (
+    AncestralSamplerConfig,
+    CodecFromRunConfig,
+    CodecLossConfig,
+    ConfidenceSamplerConfig,
+    DiffusionLossConfig,
+    DiffusionTransformerConfig,
+    FromRunSamplerConfig,
+    HaltonSamplerConfig,
+    PuritySamplerConfig,
+    RemaskSamplerConfig,
+    SkippingSamplerConfig,
+    VqGanConfig,
+)
+from speech2image.config.schema_encoder import (
+    CascadedSpeechClipConfig,
+    ClassTeacherConfig,
+    ClipTowerConfig,
+    CnnRnnConfig,
+    ConvBranchConfig,
+    ConvGruConfig,
+    FeatureFileConfig,
+    FromRunConfig,
+    InceptionBranchConfig,
+    LiLossConfig,
+    NoneConfig,
+    PublishedEmbeddingsConfig,
+    SenLossConfig,
+    SpeechClipConfig,
+    SpeechClipLossConfig,
+    TorchvisionTeacherConfig,
+)
 
 
 # ---- data -------------------------------------------------------------------------------------
@@ -79,106 +97,14 @@ class AudioConfig:
     """An acoustic front end."""
 
     name: str = option(
-        "s2igan", "published recipe", choices=("li_et_al", "li_et_al_masked", "s2igan", "from_encoder")
+        "s2igan",
+        "published recipe",
+        choices=("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "from_encoder"),
     )
     num_time_masks: int = option(0, "SpecAugment: stretches of time blanked in training", low=0, high=20)
     max_time_frames: int = option(0, "SpecAugment: longest stretch", unit="frames", low=0, high=1000)
     num_freq_masks: int = option(0, "SpecAugment: groups of mel bands blanked", low=0, high=20)
     max_freq_bands: int = option(0, "SpecAugment: widest group", unit="bands", low=0, high=128)
-
-
-# ---- encoders and image branches --------------------------------------------------------------
-@dataclass
-class CnnRnnConfig:
-    """Li et al.: convolutions and a bidirectional LSTM."""
-
-    mel_dim: int = option(40, "mel bands", low=1, high=512)
-    width: int = option(1024, "channels of the last convolution; all others scale with it", low=16, high=4096)
-    bidirectional: bool = option(True, "LSTM in both directions")
-    pool: str = option(
-        "mean", "mean over valid steps, or over all 32 as released", choices=("mean", "mean_padded")
-    )
-
-
-@dataclass
-class ConvGruConfig:
-    """S2IGAN's speech encoder (SEN): convolutions, bidirectional GRU, attention."""
-
-    mel_dim: int = option(40, "mel bands", low=1, high=512)
-    hidden_channels: int = option(64, "channels of the first convolution", low=1, high=4096)
-    out_channels: int = option(128, "channels of the second convolution", low=1, high=4096)
-    rnn_dim: int = option(512, "GRU units a direction; the embedding has twice as many", low=4, high=4096)
-    rnn_layers: int = option(2, "GRU layers", low=1, high=8)
-    attention_dim: int = option(128, "hidden units of the attention", low=1, high=4096)
-    attention_heads: int = option(1, "attention heads", low=1, high=16)
-    mask_attention: bool = option(True, "padded steps take no attention; false: as released")
-
-
-@dataclass
-class FromRunConfig:
-    """A generator's condition: the embeddings of a trained encoder."""
-
-    run: str = option("auto", "encoder run folder; auto: the newest finished one on this corpus")
-
-
-@dataclass
-class PublishedEmbeddingsConfig:
-    """A generator's condition: released embedding pickles, (images, captions, D)."""
-
-    train: str | None = option(None, "speech_embeddings_train.pickle")
-    test: str | None = option(None, "speech_embeddings_test.pickle")
-
-
-@dataclass
-class NoneConfig:
-    """Nothing chosen in this group."""
-
-
-@dataclass
-class ConvBranchConfig:
-    """A small image branch trained from scratch, for the embedded corpora."""
-
-    embed_dim: int = option(256, "embedding size; must equal the encoder's", low=4, high=4096)
-    width: int = option(32, "channels of the first convolution", low=4, high=512)
-    image_px: int = option(64, "side of the images it sees", unit="px", low=16, high=512)
-    pretrain_steps: int = option(
-        0, "steps on the training classes before speech begins", low=0, high=1_000_000
-    )
-
-
-@dataclass
-class InceptionBranchConfig:
-    """S2IGAN's image branch: frozen Inception-v3 and one linear layer."""
-
-    embed_dim: int = option(1024, "embedding size; must equal the encoder's", low=4, high=4096)
-    weights_path: str | None = option(None, "torchvision's inception_v3 weights, a local file")
-
-
-@dataclass
-class TorchvisionTeacherConfig:
-    """A frozen torchvision network whose pooled features teach the encoder."""
-
-    network: str = option("googlenet", "torchvision classification network")
-    weights_path: str | None = option(None, "its weights, a local file")
-    sha256: str | None = option(None, "expected hash (or its beginning) of the file")
-
-
-@dataclass
-class FeatureFileConfig:
-    """Teacher features from a file in the published layout, (images, views, D)."""
-
-    train: str | None = option(None, "pickle of training features")
-    test: str | None = option(None, "pickle of test features")
-
-
-@dataclass
-class ClassTeacherConfig:
-    """A small network trained first on the classes of the training images, then frozen."""
-
-    feature_dim: int = option(256, "pooled features; must equal the encoder's embedding", low=4, high=4096)
-    width: int = option(32, "channels of the first convolution", low=4, high=512)
-    image_px: int = option(64, "side of the images it sees", unit="px", low=16, high=512)
-    train_steps: int = option(400, "steps of its training", low=1, high=1_000_000)
 
 
 # ---- generators -------------------------------------------------------------------------------
@@ -199,40 +125,6 @@ class StackGeneratorConfig:
 
 
 # ---- losses -----------------------------------------------------------------------------------
-@dataclass
-class LiLossConfig:
-    """Li et al.: joint embedding, L1 and distillation."""
-
-    objective: str = option("li_et_al", "which recipe", choices=("li_et_al",))
-    diff_weight: float = option(1.0, "joint embedding, pairs of different classes", low=0)
-    same_weight: float = option(0.1, "joint embedding, pairs of one class", low=0)
-    l1_weight: float = option(5.0, "normalised L1", low=0)
-    distill_weight: float = option(1000.0, "distillation", low=0)
-    temperature: float = option(2.0, "softening of the teacher", low=0.01)
-    direction: str = option("column", "margin of the joint embedding", choices=("column", "row", "both"))
-    l1_per: str = option(
-        "batch", "norm of the L1 term: whole batch as published, or each item", choices=("batch", "sample")
-    )
-    distill_reduction: str = option("mean", "reduction of the distillation", choices=("mean", "batchmean"))
-
-
-@dataclass
-class SenLossConfig:
-    """S2IGAN: matching and distinctive losses."""
-
-    objective: str = option("s2igan", "which recipe", choices=("s2igan",))
-    match_weight: float = option(1.0, "matching loss, both directions", low=0)
-    distinctive_weight: float = option(1.0, "shared classifier on image and speech", low=0)
-    distinctive_scale: float = option(
-        1.0, "factor on the embeddings before the classifier; sqrt(their size) learns fast", low=0.01
-    )
-    distinctive_form: str = option(
-        "linear", "classifier: published linear, or cosine of unit weights", choices=("linear", "cosine")
-    )
-    gamma: float = option(10.0, "inverse temperature of the matching loss", low=0.01)
-    mask_same_class: bool = option(True, "other items of the class do not compete")
-
-
 @dataclass
 class StackLossConfig:
     """StackGAN-v2's loss terms."""
@@ -261,18 +153,21 @@ class StackLossConfig:
 # ---- optimisation and training ----------------------------------------------------------------
 @dataclass
 class OptimConfig:
-    """Adam and its schedule, in steps of the model."""
+    """Adam (diffusion: AdamW) and its schedule, in steps of the model."""
 
     lr: float = option(2e-4, "learning rate", low=0, high=1)
     lr_d: float | None = option(None, "learning rate of the discriminators; null: lr", low=0, high=1)
     betas: list[float] = option([0.5, 0.999], "Adam's betas")
     weight_decay: float = option(0.0, "L2 penalty, inside Adam as published", low=0, high=1)
     schedule: str = option(
-        "constant", "learning-rate schedule", choices=("constant", "step", "cosine", "one_cycle")
+        "constant", "learning-rate schedule", choices=("constant", "step", "cosine", "one_cycle", "linear")
     )
     decay_every: int | None = option(None, "step schedule: steps between decays", low=1)
-    decay_factor: float = option(0.5, "step schedule: factor of a decay", low=0, high=1)
+    decay_factor: float = option(
+        0.5, "step schedule: factor of a decay; linear: share of the rate at the end", low=0, high=1
+    )
     warmup_steps: int = option(0, "linear rise at the start", low=0)
+    clip_norm: float | None = option(None, "largest norm of the gradient; null: no limit", low=0)
 
 
 @dataclass
@@ -354,13 +249,19 @@ class ProtocolConfig:
     name: str = option("auto", "protocol; auto: the embedded corpus's own, else offline")
 
 
-#: Schema of a group by `_target_` (None: groups without one).
+#: The key that tells the variants of a group apart, where it is not `_target_`.
+TAGS = {"loss": "objective", "sampler": "name"}
+
+#: Schema of a group by `_target_` or its key of `TAGS` (None: groups without one).
 VARIANTS: dict[str, dict[str | None, type]] = {
     "data": {None: DataConfig},
     "audio": {None: AudioConfig},
     "encoder": {
+        None: NoneConfig,
         "speech2image.speech.cnn_rnn.CnnRnn": CnnRnnConfig,
         "speech2image.speech.conv_gru.ConvGru": ConvGruConfig,
+        "speech2image.speech.speechclip.SpeechClip": SpeechClipConfig,
+        "speech2image.speech.cascaded.CascadedSpeechClip": CascadedSpeechClipConfig,
         "speech2image.training.conditions.FromRun": FromRunConfig,
         "speech2image.training.conditions.PublishedEmbeddings": PublishedEmbeddingsConfig,
     },
@@ -368,6 +269,7 @@ VARIANTS: dict[str, dict[str | None, type]] = {
         None: NoneConfig,
         "speech2image.vision.branch.ConvBranch": ConvBranchConfig,
         "speech2image.vision.branch.InceptionBranch": InceptionBranchConfig,
+        "speech2image.vision.clip_tower.ClipTower": ClipTowerConfig,
         "speech2image.vision.teacher.TorchvisionTeacher": TorchvisionTeacherConfig,
         "speech2image.training.teachers.FeatureFile": FeatureFileConfig,
         "speech2image.training.teachers.ClassTeacher": ClassTeacherConfig,
@@ -375,11 +277,29 @@ VARIANTS: dict[str, dict[str | None, type]] = {
     "generator": {
         None: NoneConfig,
         "speech2image.gan.stackgan.StackGenerator": StackGeneratorConfig,
+        "speech2image.diffusion.transformer.DiffusionTransformer": DiffusionTransformerConfig,
+    },
+    "codec": {
+        None: NoneConfig,
+        "speech2image.codecs.vqgan.VqGan": VqGanConfig,
+        "speech2image.training.codes.CodecFromRun": CodecFromRunConfig,
+    },
+    "sampler": {
+        "from_run": FromRunSamplerConfig,
+        "ancestral": AncestralSamplerConfig,
+        "skipping": SkippingSamplerConfig,
+        "purity": PuritySamplerConfig,
+        "confidence": ConfidenceSamplerConfig,
+        "halton": HaltonSamplerConfig,
+        "remask": RemaskSamplerConfig,
     },
     "loss": {
         "li_et_al": LiLossConfig,
         "s2igan": SenLossConfig,
+        "speechclip": SpeechClipLossConfig,
         "stackgan_v2": StackLossConfig,
+        "codec": CodecLossConfig,
+        "vq_diffusion": DiffusionLossConfig,
     },
     "optim": {None: OptimConfig},
     "trainer": {None: TrainerConfig},

@@ -12,7 +12,7 @@ import types
 import typing
 from typing import Any
 
-from speech2image.config.schema import VARIANTS, MakeBirdsConfig, MakeDigitsConfig
+from speech2image.config.schema import TAGS, VARIANTS, MakeBirdsConfig, MakeDigitsConfig
 from speech2image.errors import ConfigError, nearest_names
 
 #: Only names below these are ever instantiated (house rule, section 5).
@@ -63,7 +63,7 @@ def _check_group(group: str, value: Any) -> list[str]:
     if not isinstance(value, dict):
         return [f"{group}: found {value!r}, expected a group of keys"]
     variants = VARIANTS[group]
-    tag = value.get("objective") if group == "loss" else value.get("_target_")
+    tag = value.get(TAGS.get(group, "_target_"))
     if tag not in variants:
         known = [str(name) for name in variants if name]
         near = nearest_names(str(tag), known)
@@ -157,7 +157,7 @@ def _check_targets(node: Any, path: str) -> list[str]:
 def _check_across(config: dict[str, Any]) -> list[str]:
     problems = []
     generator, data = config.get("generator") or {}, config.get("data") or {}
-    if generator.get("_target_") and data:
+    if "base_px" in generator and data:
         largest = generator["base_px"] * 2 ** (generator["num_stages"] - 1)
         if largest != data["image_px"]:
             problems.append(
@@ -165,26 +165,82 @@ def _check_across(config: dict[str, Any]) -> list[str]:
                 f"(generator.base_px {generator['base_px']} x 2^(num_stages {generator['num_stages']} - 1))"
             )
     loss = config.get("loss") or {}
-    if config.get("stage") == "gan":
-        if loss.get("objective") != "stackgan_v2":
-            problems.append(f"loss.objective: {loss.get('objective')!r} cannot train a generator (stage=gan)")
-        if not generator.get("_target_"):
-            problems.append("generator: none chosen, but stage=gan needs one (generator=stackgan_v2)")
-        if not str((config.get("encoder") or {}).get("_target_", "")).startswith("speech2image.training."):
-            problems.append(
-                "encoder: stage=gan takes its condition from a trained encoder (encoder=from_run)"
-            )
-    elif config.get("stage") == "encoder" and loss.get("objective") == "stackgan_v2":
-        problems.append("loss.objective: 'stackgan_v2' cannot train a speech encoder (stage=encoder)")
+    if "stage" in config:
+        problems += _check_stage(config)
     pretrains = (config.get("vision") or {}).get("pretrain_steps", 0)
     if pretrains and not loss.get("distinctive_weight", 0):
         problems.append(
             f"vision.pretrain_steps: found {pretrains}, but this loss has no classifier of images "
             "(loss=s2igan with loss.distinctive_weight above 0)"
         )
+    problems += _check_speech(config)
     betas = (config.get("optim") or {}).get("betas")
     if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
         problems.append(f"optim.betas: found {betas!r}, expected two numbers in [0, 1)")
+    return problems
+
+
+#: Stage: (objectives that train it, what it trains, beginning of the generator's target).
+_STAGES: dict[str, tuple[tuple[str | None, ...], str, str]] = {
+    "encoder": (
+        tuple(sorted(set(VARIANTS["loss"]) - {"codec", "stackgan_v2", "vq_diffusion"}, key=str)),
+        "a speech encoder",
+        "",
+    ),
+    "codec": (("codec",), "a codec", ""),
+    "gan": (("stackgan_v2",), "a generator", "speech2image.gan."),
+    "diffusion": (("vq_diffusion",), "a diffusion model", "speech2image.diffusion."),
+}
+
+
+def _check_stage(config: dict[str, Any]) -> list[str]:
+    """Return the problems of groups that do not fit the stage."""
+    stage, problems = config["stage"], []
+    if stage not in _STAGES:
+        return [f"stage: found {stage!r}, expected one of: {', '.join(_STAGES)}"]
+    objectives, trained, target = _STAGES[stage]
+    objective = (config.get("loss") or {}).get("objective")
+    if objective not in objectives:
+        problems.append(f"loss.objective: {objective!r} cannot train {trained} (stage={stage})")
+    generator, encoder, codec = (
+        str((config.get(group) or {}).get("_target_") or "") for group in ("generator", "encoder", "codec")
+    )
+    if target and not generator.startswith(target):
+        example = "stackgan_v2" if stage == "gan" else "vq_diffusion_small"
+        what = "none chosen" if not generator else f"found {generator}"
+        problems.append(f"generator: {what}, but stage={stage} needs another (generator={example})")
+    if target and not encoder.startswith("speech2image.training."):
+        problems.append(
+            f"encoder: stage={stage} takes its condition from a trained encoder (encoder=from_run)"
+        )
+    if stage == "encoder" and not encoder:
+        problems.append("encoder: stage=encoder trains an encoder, none chosen (encoder=sen_small)")
+    if stage == "codec" and not codec.startswith("speech2image.codecs."):
+        problems.append("codec: stage=codec trains a codec, none chosen (codec=vqgan_small)")
+    if stage == "codec" and codec and config["codec"].get("image_px") != config["data"]["image_px"]:
+        problems.append(
+            f"data.image_px: found {config['data']['image_px']} px, but codec.image_px is"
+            f" {config['codec'].get('image_px')} px"
+        )
+    if stage == "diffusion" and not codec.endswith(".CodecFromRun"):
+        problems.append("codec: stage=diffusion takes its codes from a trained codec (codec=from_run)")
+    return problems
+
+
+def _check_speech(config: dict[str, Any]) -> list[str]:
+    """Waveforms go to encoders that take them, frames to the others; clipping to who clips."""
+    stage, encoder = config.get("stage"), config.get("encoder") or {}
+    problems = []
+    if stage == "encoder" and encoder.get("_target_"):
+        audio = (config.get("audio") or {}).get("name")
+        tower = encoder.get("tower")
+        takes_waves = tower is not None and (tower != "small" or encoder.get("mel_dim") == 1)
+        if takes_waves and audio != "wave_16k":
+            problems.append(f"audio: found {audio}, but this encoder takes waveforms (audio=wave_16k)")
+        if not takes_waves and audio == "wave_16k":
+            problems.append("audio: found wave_16k, but this encoder takes mel frames (audio=s2igan)")
+    if stage == "gan" and (config.get("optim") or {}).get("clip_norm") is not None:
+        problems.append("optim.clip_norm: stage=gan does not bound gradients; leave it null")
     return problems
 
 

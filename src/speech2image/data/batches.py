@@ -39,7 +39,8 @@ class _Captions:
                 f"{corpus.folder}: the {split} split has no recorded utterance (found: {spoken})",
                 "Choose another split, or let prepare speak the captions: data.speak=espeak",
             )
-        image_of = np.array([image for image, _ in utterances], np.int64)
+        image_of: Indices = np.array([image for image, _ in utterances], np.int64)
+        self.image_of = image_of
         kept = np.ones(len(utterances), np.bool_) if admitted is None else admitted
         has_admitted = np.bincount(image_of[kept], minlength=num_images) > 0
         flat = np.flatnonzero(kept | ~has_admitted[image_of])  # an image without admitted ones keeps all
@@ -94,6 +95,8 @@ class EncoderBatches(Dataset[dict[str, Any]]):
             are drawn in both cases.
         pool_batches: training batches that are drawn together and dealt by length, so that less of a
             batch is padding; 1: each is drawn alone.
+        pairs: training epochs over all (utterance, image) pairs, so that an image may come twice in a
+            batch; False: over images, with one of its utterances each.
 
     Raises:
         DataError: the split has no recording.
@@ -102,19 +105,22 @@ class EncoderBatches(Dataset[dict[str, Any]]):
     def __init__(
         self, corpus: Corpus, split: str, batch_size: int, seed: int, image_px: int, pad_value: float,
         pad_frames: int | None, min_frames: int = 0, augment: bool = True, pool_batches: int = 1,
+        pairs: bool = False,
     ) -> None:  # fmt: skip
         self.pool_batches = pool_batches
         self.mel = _MelTable(corpus, split, pad_value, pad_frames)
         self.captions = _Captions(corpus, split, self.mel.frames >= min_frames)
         self.crops = CropTable(corpus, split, image_px)
         self.class_ids = corpus.class_ids(split)
-        self.seed, self.augment = seed, augment
-        self.batch_size = min(batch_size, len(self.captions.images))
+        self.seed, self.augment, self.pairs = seed, augment, pairs and augment
+        self.num_items = len(self.captions.flat if self.pairs else self.captions.images)
+        self.batch_size = min(batch_size, self.num_items)
 
     def __len__(self) -> int:
         """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
-        num_images = len(self.captions.images)
-        return num_images // self.batch_size if self.augment else math.ceil(num_images / self.batch_size)
+        if self.augment:
+            return self.num_items // self.batch_size
+        return math.ceil(self.num_items / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         if self.augment:
@@ -134,21 +140,25 @@ class EncoderBatches(Dataset[dict[str, Any]]):
 
     def _pooled(self, step: int) -> tuple[Indices, Indices]:
         """Return images and utterances of a training batch, `(B,)` each, dealt from its pool by length."""
-        items, place = self.captions.images, step % self.pool_batches
+        place = step % self.pool_batches
         steps = range(step - place, step - place + self.pool_batches)
-        images = np.concatenate(
-            [items[batch_indices(len(items), self.batch_size, self.seed, n)] for n in steps]
-        )
-        rngs = [addressed_rng(self.seed, "encoder/caption", n) for n in steps]
-        parts = np.split(images, self.pool_batches)
-        drawn = [self.captions.draw(part, rng) for part, rng in zip(parts, rngs, strict=True)]
-        utterances = np.concatenate(drawn)
+        parts = [self._drawn(n) for n in steps]
+        images, utterances = (np.concatenate(side) for side in zip(*parts, strict=True))
         if self.pool_batches > 1:
             by_length = np.argsort(self.mel.frames[utterances], kind="stable")
             dealt = addressed_rng(self.seed, "encoder/pool", steps.start).permutation(self.pool_batches)
             chosen = np.split(by_length, self.pool_batches)[dealt[place]]
             return images[chosen], utterances[chosen]
         return images, utterances
+
+    def _drawn(self, step: int) -> tuple[Indices, Indices]:
+        """Return images and utterances of a training step before batches are dealt by length."""
+        chosen = batch_indices(self.num_items, self.batch_size, self.seed, step)
+        if self.pairs:
+            utterances = self.captions.flat[chosen]
+            return self.captions.image_of[utterances], utterances
+        images = self.captions.images[chosen]
+        return images, self.captions.draw(images, addressed_rng(self.seed, "encoder/caption", step))
 
 
 class ClassBatches(Dataset[dict[str, Any]]):

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from speech2image.errors import CheckpointError, nearest_names
-from speech2image.hub.convert import li_encoder, sen, stackgan_v2
+from speech2image.hub.convert import li_encoder, sen, speechclip, stackgan_v2
 from speech2image.hub.convert.converted import Converted
 from speech2image.hub.weights import fill_module
 
@@ -71,6 +71,7 @@ SYSTEMS: dict[str, ReleasedSystem] = {
             },
         ),
         ReleasedSystem("li_encoder", "encoder", "encoder", {"encoder": li_encoder.convert}, {}),
+        ReleasedSystem("speechclip", "encoder", "encoder", {"encoder": speechclip.convert}, {}),
         ReleasedSystem(
             "sen",
             "encoder",

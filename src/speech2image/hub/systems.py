@@ -21,7 +21,7 @@ _MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a DAMSM text encoder (AttnGAN)", ("encoder.weight", "rnn.weight_ih_l0")),
     ("a VQGAN", ("encoder.conv_in.weight", "quantize.embedding.weight")),
     ("a VQ-Diffusion transformer", ("transformer.log_at", "transformer.transformer.to_logits.0.weight")),
-    ("a SpeechCLIP checkpoint", ("criterion.temperature",)),
+    ("a SpeechCLIP checkpoint", ("audio_encoder.weightedsum_layer.weights",)),
 )
 
 

@@ -17,6 +17,9 @@ from typing import Any
 from speech2image.errors import DataError
 from speech2image.report.journal import Journal, read_journal, read_json_lines
 
+#: Stages that paint images from speech.
+PAINTERS = ("gan", "diffusion")
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -75,11 +78,21 @@ class Run:
     grids: tuple[tuple[int, Path], ...]
     gaps: tuple[str, ...] = field(default=())
 
+    @property
+    def kind(self) -> str:
+        """Which table the run stands in: its stage, but all that paint from speech share one."""
+        return "generator" if self.stage in PAINTERS else self.stage
+
+    @property
+    def paints(self) -> bool:
+        """Whether images for utterances are expected of it."""
+        return self.stage not in ("encoder", "codec")
+
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read every folder of `folders`, each once, in the given order, with labels made unique.
 
-    Args:    folders: run folders of stage `encoder` or `gan` (others are shown as they are).
+    Args:    folders: run folders of any stage; those that are not known are shown as they are.
     Raises:  DataError: no folder given, or folders that are no run, all of them in one message.
     """
     unique = list(dict.fromkeys(Path(folder).expanduser().resolve() for folder in folders))
@@ -110,7 +123,8 @@ def _read_run(folder: Path, about: Mapping[str, Any], label: str) -> Run:
     grids = _read_grids(folder)
     paintings: dict[str, tuple[Painting, ...]] = {}
     if stage != "encoder":
-        paintings = _read_paintings(folder, gaps)
+        if stage != "codec":
+            paintings = _read_paintings(folder, gaps)
         if not grids:
             gaps.append("no sample grids (samples/step_*.png): its progress over training is not shown")
     status = str(about.get("status") or "unknown")

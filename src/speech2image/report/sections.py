@@ -32,7 +32,8 @@ from speech2image.report.tables import (
     train_step,
 )
 
-STAGE_TITLES = {"encoder": "Speech encoders", "gan": "Generators (GAN)"}
+STAGE_TITLES = {"encoder": "Speech encoders", "codec": "Codecs", "generator": "Generators"}
+STAGE_NOUNS = {"encoder": "speech encoder", "codec": "codec", "generator": "generator"}
 MAX_EVENTS = 200
 SOUND_BUDGET_S = 100.0
 """Seconds of sound a page carries: 16 utterances of 6 s; 32 kB a second, a third more as text."""
@@ -57,7 +58,7 @@ def build_section(corpus: str, runs: Sequence[Run], num_utterances: int, num_all
         num_all_runs: runs on the whole page; more runs share the same room.
     """
     views = [_run_view(place, run) for place, run in enumerate(runs)]
-    stages = [_stage(name, runs, views) for name in dict.fromkeys(run.stage for run in runs)]
+    stages = [_stage(name, runs, views) for name in dict.fromkeys(run.kind for run in runs)]
     rows, notes = choose_rows(runs, num_utterances)
     return {
         "id": "corpus-" + (re.sub(r"[^a-z0-9]+", "-", corpus.lower()).strip("-") or "unnamed"),
@@ -124,7 +125,7 @@ def _event(event: Mapping[str, Any]) -> str:
 
 
 def _stage(name: str, runs: Sequence[Run], views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    members = [place for place, run in enumerate(runs) if run.stage == name]
+    members = [place for place, run in enumerate(runs) if run.kind == name]
     made = columns([runs[place] for place in members])
     charts = _charts([(place, runs[place]) for place in members])
     rates = [chart for chart in charts if chart.kind == "train" and "loss" not in chart.name.lower()]
@@ -153,8 +154,8 @@ def _summary(runs: Sequence[Run], stages: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for stage in stages:
         count = len(stage["runs"])
-        noun = {"encoder": "speech encoder", "gan": "generator"}.get(stage["name"], f"“{stage['name']}” run")
-        times = [train_seconds(run) for run in runs if run.stage == stage["name"]]
+        noun = STAGE_NOUNS.get(stage["name"], f"“{stage['name']}” run")
+        times = [train_seconds(run) for run in runs if run.kind == stage["name"]]
         total = sum(time for time in times if time is not None)
         spent = f", {duration(total)} of training in all" if total else ""
         parts.append(f"{count} {noun}{'' if count == 1 else 's'}{spent}.")
@@ -175,7 +176,7 @@ def _best(column: Column, runs: Sequence[Mapping[str, Any]]) -> str:
 def _rows(
     rows: Sequence[Row], runs: Sequence[Run], views: Sequence[Mapping[str, Any]], corpus: str
 ) -> list[dict[str, Any]]:
-    painters = [place for place, run in enumerate(runs) if run.stage != "encoder"]
+    painters = [place for place, run in enumerate(runs) if run.paints]
     per_run = 4 if len(painters) <= 2 else 2 if len(painters) <= 6 else 1
     num_pictures = len(rows) * (1 + sum(min(per_run, _most(runs[place])) for place in painters))
     max_s = min(max(SOUND_BUDGET_S / max(len(rows), 1), 2.0), 8.0)

@@ -236,8 +236,8 @@ def markdown(
     lines = [f"# {_plain(title)}", ""]
     for corpus, runs in sections.items():
         lines += [f"## {_plain(corpus)}", ""]
-        for stage in dict.fromkeys(run.stage for run in runs):
-            lines += [*_own_lines([run for run in runs if run.stage == stage]), ""]
+        for kind in dict.fromkeys(run.kind for run in runs):
+            lines += [*_own_lines([run for run in runs if run.kind == kind]), ""]
         gaps = [f"- {_plain(run.label)}: {_plain(gap)}" for run in runs for gap in run.gaps]
         lines += [*(["Missing or damaged:", "", *gaps, ""] if gaps else [])]
         table = tables.get(corpus)
@@ -251,7 +251,7 @@ def _own_lines(runs: Sequence[Run]) -> list[str]:
     heads = ["run", "encoder", "generator", "steps", "training time", "parameters"]
     heads += [f"{column.title} {column.arrow} ({column.protocol}, {column.split})" for column in made]
     lines = [
-        f"Own numbers, {_plain(runs[0].stage)} runs: value [low, high] (count, chance); best in bold.",
+        f"Own numbers, {_plain(runs[0].kind)} runs: value [low, high] (count, chance); best in bold.",
         "",
     ]
     lines += ["| " + " | ".join(map(_plain, heads)) + " |", "|" + " --- |" * len(heads)]

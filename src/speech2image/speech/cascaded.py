@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speech2image.errors import CheckpointError, ConfigError
-from speech2image.speech.pretrained import load_state, read_weights_file
 from speech2image.speech.small_tower import SmallTower
 from speech2image.speech.speechclip import AudioEncoder, condition_of, make_tower, with_tokens
 from speech2image.speech.towers import tower_spec
 from speech2image.types import Condition, SpeechBatch
+from speech2image.weight_files import load_into, read_local_weights
 
 CONTEXT = 77
 START_ID, END_ID, PAD_ID = 49406, 49407, 0
@@ -186,6 +186,7 @@ class ClipText(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.embed_dim, self.special = width, embed_dim or width, tuple(special)
+        self.pretrained = False
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(CONTEXT, width))
         self.transformer = nn.Module()
@@ -376,7 +377,7 @@ def load_clip_text(text: ClipText, path: Path | str, original_ids: np.ndarray | 
     Raises: CheckpointError: missing, damaged, or another network.
     """
     own = text.state_dict()
-    state = read_weights_file(path, "CLIP's text transformer", _CLIP_URL)
+    state, _ = read_local_weights(path, "CLIP's text transformer", _CLIP_URL)
     kept = {name: value.float() for name, value in state.items() if name in own}
     if original_ids is not None and "token_embedding.weight" in kept:
         table = kept["token_embedding.weight"]
@@ -386,4 +387,5 @@ def load_clip_text(text: ClipText, path: Path | str, original_ids: np.ndarray | 
                 "Give CLIP's full weights.",
             )
         kept["token_embedding.weight"] = table[torch.from_numpy(original_ids.astype(np.int64))]
-    load_state(text, kept, path, "CLIP's text transformer")
+    load_into(text, kept, path, "CLIP's text transformer")
+    text.pretrained = True

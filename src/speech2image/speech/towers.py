@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speech2image.errors import ConfigError, DataError, nearest_names
-from speech2image.speech.pretrained import load_state, read_weights_file
 from speech2image.types import SpeechBatch
+from speech2image.weight_files import load_into, read_local_weights
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 320
@@ -210,8 +210,8 @@ class SpeechTower(nn.Module):
         self.pretrained = False
         if weights_path is not None:
             what, url = f"speech tower {name}", _URL + self.spec.file
-            state = _with_parametrised_norm(read_weights_file(weights_path, what, url, sha256))
-            load_state(self.network, state, weights_path, what)
+            state, _ = read_local_weights(weights_path, what, url, sha256)
+            load_into(self.network, _with_parametrised_norm(state), weights_path, what)
             self.pretrained = True
         self.register_load_state_dict_post_hook(_mark_loaded)  # type: ignore[no-untyped-call]
         self.requires_grad_(False).eval()

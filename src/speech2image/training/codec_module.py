@@ -32,7 +32,7 @@ from speech2image.losses.codec import (
 from speech2image.losses.perceptual import Lpips, rename_vgg
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
-from speech2image.vision.pretrained import load_into, read_local_weights
+from speech2image.weight_files import load_into, read_local_weights
 
 FROZEN_PREFIX = "perceptual."
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -182,10 +182,8 @@ class CodecModule(TrainingModule):
 
     def _adversarial_gradient(self, painted: Tensor) -> tuple[Tensor, Tensor]:
         assert self.discriminator is not None
-        self.discriminator.requires_grad_(False)
         term = generator_loss(self.discriminator(painted))
         (gradient,) = torch.autograd.grad(term, painted)
-        self.discriminator.requires_grad_(True)
         return term.detach(), gradient
 
     def _adaptive_weight(self, painted: Tensor, reconstruction: Tensor, adversarial: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Training of speech encoders by images: the recipes of Li et al. and of S2IGAN.
+"""Training of speech encoders by images: the recipes of Li et al., of S2IGAN and of SpeechCLIP.
 
-Here: one module for both, which computes the losses, steps one Adam and, in validation, measures
-speech-to-image recall by class.  Losses are in `losses/`, networks in `speech/` and `vision/`,
+Here: one module for all, which computes the losses, steps one Adam and, in validation, measures
+recall between speech and images.  Losses are in `losses/`, networks in `speech/` and `vision/`,
 counters and checkpoints in `module.py`; numbers for tables come from `metrics/`.
 """
 
@@ -17,6 +17,7 @@ from torchmetrics.retrieval import RetrievalHitRate
 
 from speech2image.audio.augment import spec_augment
 from speech2image.errors import ConfigError
+from speech2image.losses.contrastive import MaskedContrastiveLoss
 from speech2image.losses.distill import distillation, normalised_l1
 from speech2image.losses.matching import (
     distinctive_loss,
@@ -24,12 +25,21 @@ from speech2image.losses.matching import (
     matching_loss,
     retrieval_accuracy,
 )
+from speech2image.speech.cascaded import ClipText
+from speech2image.speech.towers import SpeechTower, random_windows
+from speech2image.training.encoder_checks import check_networks
 from speech2image.training.module import TrainingModule
 from speech2image.types import SpeechBatch
-from speech2image.vision.branch import ConvBranch, InceptionBranch
+from speech2image.vision.clip_tower import ClipTower
 from speech2image.vision.teacher import require_pretrained
 
 RECALL_KS = (1, 5, 10)
+#: Frozen networks that every session reads from their own files; and the key that names the file.
+FROZEN: dict[type[nn.Module], str] = {
+    SpeechTower: "encoder.weights_path",
+    ClipText: "encoder.clip_path",
+    ClipTower: "vision.weights_path",
+}
 
 
 class AdamDefaults(NamedTuple):
@@ -42,6 +52,7 @@ class AdamDefaults(NamedTuple):
 PUBLISHED_ADAM = {
     "li_et_al": AdamDefaults((0.9, 0.999), 1e-5),
     "s2igan": AdamDefaults((0.95, 0.999), 1e-3),
+    "speechclip": AdamDefaults((0.9, 0.999), 1e-6),
 }
 
 
@@ -49,13 +60,15 @@ class EncoderModule(TrainingModule):
     """Train a speech encoder so that its sentence lies where the image lies.
 
     Batches are dicts: `speech` (`SpeechBatch`), `class_id` `(B,)`, and `image` `(B, 3, H, W)` in
-    [-1, 1] or, for `li_et_al`, `teacher` `(B, F)` features instead.
+    [-1, 1] or, for `li_et_al`, `teacher` `(B, F)` features instead; `speechclip` looks at
+    `image_index` `(B,)` too.
 
     Args:
         encoder: `SpeechBatch` to `Condition`, trained.
         image_branch: `s2igan`: image encoder trained along, images to `(B, D)`; `li_et_al`: any
-            network with `features`, frozen here, or None where batches carry `teacher`.
-        objective: `li_et_al` or `s2igan`.
+            network with `features`, frozen here, or None where batches carry `teacher`;
+            `speechclip`: a frozen CLIP tower, or a branch that is trained along.
+        objective: `li_et_al`, `s2igan` or `speechclip`.
         num_classes: classes of the shared classifier of `s2igan`; unused without it.
         diff_weight: `li_et_al`, joint embedding of different classes.
         same_weight: `li_et_al`, joint embedding within a class.
@@ -73,6 +86,10 @@ class EncoderModule(TrainingModule):
             so that only directions of the embedding tell classes apart and all of them are used.
         gamma: `s2igan`, inverse temperature of the matching terms.
         mask_same_class: `s2igan`, other items of the class do not compete.
+        criterion: `speechclip`, its loss; None: with the published fixed temperature.
+        rivals: `speechclip`, pairs of another image compete (`other_image`, as published), or only
+            pairs of another class (`other_class`); recall counts accordingly.
+        clip_norm: largest norm of the gradient; None: no limit.
         lr: learning rate of Adam.
         betas: Adam's; None: as published for the objective.
         weight_decay: L2 penalty; None: as published for the objective.
@@ -85,8 +102,9 @@ class EncoderModule(TrainingModule):
         schedule: learning-rate factor as a function of `train_step`; None: constant.
 
     Raises: ConfigError: unknown objective, or networks that do not fit it or each other.
-    Source: Li et al. 2020, section 3.1; S2IGAN, section 3.1; references in the losses.  Differs:
-        same classes are masked by the class numbers of the corpus.
+    Source: Li et al. 2020, section 3.1; S2IGAN, section 3.1; Shih et al. 2022 (SpeechCLIP), sections
+        3.2 to 4.1, waveforms cut to 102,400 samples in training; references in the losses.  Differs:
+        same classes are masked by the class numbers of the corpus; `speechclip` on one device.
     """
 
     def __init__(
@@ -109,6 +127,9 @@ class EncoderModule(TrainingModule):
         distinctive_form: str = "linear",
         gamma: float = 10.0,
         mask_same_class: bool = True,
+        criterion: MaskedContrastiveLoss | None = None,
+        rivals: str = "other_image",
+        clip_norm: float | None = None,
         lr: float = 1e-3,
         betas: Sequence[float] | None = None,
         weight_decay: float | None = None,
@@ -122,7 +143,7 @@ class EncoderModule(TrainingModule):
     ) -> None:
         super().__init__(seed=seed, schedule=schedule)
         classifies = objective == "s2igan" and distinctive_weight > 0
-        _check_networks(encoder, image_branch, objective, num_classes if classifies else None)
+        check_networks(encoder, image_branch, objective, num_classes if classifies else None)
         published = PUBLISHED_ADAM[objective]
         self.objective, self.lr = objective, lr
         self.betas = published.betas if betas is None else (float(betas[0]), float(betas[1]))
@@ -133,6 +154,8 @@ class EncoderModule(TrainingModule):
         self.match_weight, self.distinctive_weight, self.gamma = match_weight, distinctive_weight, gamma
         self.distinctive_scale, self.distinctive_form = distinctive_scale, distinctive_form
         self.mask_same_class, self.mask_fill = mask_same_class, mask_fill
+        self.rivals, self.clip_norm = rivals, clip_norm
+        self.criterion = (criterion or MaskedContrastiveLoss()) if objective == "speechclip" else None
         self.masks = (num_time_masks, max_time_frames, num_freq_masks, max_freq_bands)
         self.encoder, self.image_branch = encoder, image_branch
         dim: Any = encoder.sentence_dim
@@ -143,9 +166,11 @@ class EncoderModule(TrainingModule):
 
     # ---- Lightning ---------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
-        """Refuse to train against a frozen network whose weights were never loaded."""
+        """Refuse to train on frozen networks whose weights were never loaded."""
         if stage == "fit":
             require_pretrained(self.image_branch)
+            for part in self.modules():
+                require_pretrained(part, FROZEN.get(type(part), "vision.weights_path"))
 
     def train(self, mode: bool = True) -> EncoderModule:
         """Set the mode; a frozen teacher stays in evaluation mode."""
@@ -169,6 +194,9 @@ class EncoderModule(TrainingModule):
         optimizer.zero_grad(set_to_none=True)
         terms, _, _ = self.loss_terms({**batch, "speech": self._augment(batch["speech"])})
         self.manual_backward(terms["loss"])
+        if self.clip_norm is not None:
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            terms["grad_norm"] = nn.utils.clip_grad_norm_(trained, self.clip_norm)
         optimizer.step()
         self.record(**terms)
         self.finish_step(len(batch["class_id"]))
@@ -181,14 +209,14 @@ class EncoderModule(TrainingModule):
             {
                 "image": image,
                 "sentence": sentence,
-                "class_id": batch["class_id"],
+                "id": self._ids(batch),
                 "val_loss": terms["loss"] * weight,
                 "val_accuracy": terms["accuracy"] * weight,
             }
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Log recall by class over everything collected, mean loss and mean accuracy."""
+        """Log recall over everything collected, mean loss and mean accuracy."""
         if self._seen:
             self.log_dict(self.retrieval_scores())
         self._seen = []
@@ -206,6 +234,8 @@ class EncoderModule(TrainingModule):
         if self.objective == "li_et_al":
             return self._li_et_al(self._teach(batch).float(), sentence, class_ids)
         assert self.image_branch is not None
+        if self.objective == "speechclip":
+            return self._speechclip(self._see(batch["image"]), sentence, self._ids(batch))
         return self._s2igan(self.image_branch(batch["image"]).float(), sentence, class_ids)
 
     def _li_et_al(
@@ -236,6 +266,28 @@ class EncoderModule(TrainingModule):
         accuracy = retrieval_accuracy(unit, functional.normalize(image.detach(), dim=1), class_ids)
         return {"loss": loss, **terms, "accuracy": accuracy}, image, sentence
 
+    def _speechclip(
+        self, image: Tensor, sentence: Tensor, ids: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        assert self.criterion is not None
+        terms = {"loss": self.criterion(sentence, image, ids)}
+        terms["accuracy"] = retrieval_accuracy(sentence.detach(), image.detach(), ids)
+        if self.criterion.temperature is not None:
+            terms["scale"] = torch.as_tensor(self.criterion.scale).detach()
+        return terms, image, sentence
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Return image embeddings; a frozen tower keeps nothing for a backward pass."""
+        assert self.image_branch is not None
+        trained = any(parameter.requires_grad for parameter in self.image_branch.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return self.image_branch(images).float()
+
+    def _ids(self, batch: dict[str, Any]) -> Tensor:
+        """Return what tells pairs apart, `(B,)`: classes, or images as SpeechCLIP published."""
+        by_image = self.objective == "speechclip" and self.rivals == "other_image"
+        return batch["image_index" if by_image else "class_id"]
+
     def class_logits(self, embedding: Tensor) -> Tensor:
         """Return the shared classifier's logits `(B, classes)` of unit embeddings `(B, D)`."""
         assert self.classifier is not None
@@ -257,6 +309,8 @@ class EncoderModule(TrainingModule):
             return features(batch["image"])
 
     def _augment(self, speech: SpeechBatch) -> SpeechBatch:
+        if speech.features.shape[2] == 1:
+            return random_windows(speech, self.rng("window"))
         if not any(self.masks):
             return speech
         rng = self.rng("spec_augment")
@@ -264,23 +318,37 @@ class EncoderModule(TrainingModule):
         return SpeechBatch(blanked, speech.lengths)
 
     def retrieval_scores(self) -> dict[str, Tensor]:
-        """Return recall by class at 1, 5 and 10, mean loss and accuracy of what was collected.
+        """Return recall at 1, 5 and 10, mean loss and accuracy of what was collected.
 
-        A hit: one of the k images nearest to a sentence (cosine) has its class.  Only the nearest
-        ten of a query enter torchmetrics, which look at no others.
+        A hit: one of the k images nearest to a sentence (cosine) has its class (`speechclip` with
+        rivals `other_image`: is its image).  `speechclip` has the way back, too: one of the k
+        sentences nearest to an image.
         """
         seen = {name: torch.cat([part[name] for part in self._seen]) for name in self._seen[0]}
         images = functional.normalize(seen["image"], dim=1)
         scores = functional.normalize(seen["sentence"], dim=1) @ images.T
-        best, places = scores.topk(min(max(RECALL_KS), len(images)), dim=1)
-        right = seen["class_id"][places] == seen["class_id"][:, None]
-        queries = torch.arange(len(images), device=images.device)[:, None].expand_as(places)
         values = {name: seen[name].mean() for name in ("val_loss", "val_accuracy")}
-        for k in RECALL_KS:
-            recall = RetrievalHitRate(empty_target_action="neg", top_k=k).to(images.device)
-            recall.update(best.flatten(), right.flatten(), queries.flatten())
-            values[f"val_recall_{k}"] = recall.compute()
+        values |= _recalls(scores, seen["id"], "val_recall")
+        if self.objective == "speechclip":
+            values |= _recalls(scores.T, seen["id"], "val_back_recall")
         return values
+
+    # ---- checkpoint --------------------------------------------------------------------------
+    def _frozen(self) -> tuple[str, ...]:
+        """Return the prefixes of what every session reads from its own file."""
+        return tuple(f"{name}." for name, part in self.named_modules() if type(part) in FROZEN)
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Return the state without frozen towers: they never change and are gigabytes."""
+        state, frozen = super().checkpoint_state(), self._frozen()
+        kept = {name: value for name, value in state["module"].items() if not name.startswith(frozen)}
+        return {**state, "module": kept}
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of `checkpoint_state`; frozen towers stay as they were built."""
+        frozen = self._frozen()
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(frozen)}
+        super().load_checkpoint_state({**state, "module": {**own, **state["module"]}})
 
     # ---- results -----------------------------------------------------------------------------
     def inference_module(self) -> nn.Module:
@@ -288,36 +356,14 @@ class EncoderModule(TrainingModule):
         return self.encoder
 
 
-def _check_networks(
-    encoder: nn.Module, image_branch: nn.Module | None, objective: str, num_classes: int | None
-) -> None:
-    dim = getattr(encoder, "sentence_dim", None)
-    if objective not in PUBLISHED_ADAM:
-        raise ConfigError(f"encoder objective is {objective!r}", f"Use one of: {', '.join(PUBLISHED_ADAM)}.")
-    if objective == "s2igan":
-        if image_branch is None or not hasattr(image_branch, "embed_dim"):
-            raise ConfigError(
-                f"objective s2igan trains an image branch, found {type(image_branch).__name__}",
-                "Choose one: vision=conv_branch or vision=inception.",
-            )
-        if image_branch.embed_dim != dim:
-            raise ConfigError(
-                f"the image branch has embeddings of {image_branch.embed_dim}, the speech encoder of {dim}",
-                f"Type: vision.embed_dim={dim}",
-            )
-        if num_classes is not None and num_classes < 1:
-            raise ConfigError(
-                "the distinctive loss needs num_classes", "Give num_classes, or loss.distinctive_weight=0."
-            )
-        return
-    if isinstance(image_branch, (ConvBranch, InceptionBranch)):
-        raise ConfigError(
-            f"objective li_et_al learns from a frozen teacher, {type(image_branch).__name__} is trained along",
-            "Choose a teacher: vision=class_teacher or vision=googlenet.",
-        )
-    feature_dim = getattr(image_branch, "feature_dim", None)
-    if feature_dim is not None and feature_dim != dim:
-        raise ConfigError(
-            f"the teacher has {feature_dim} features, the speech encoder's sentence {dim}",
-            f"Type: encoder.width={feature_dim}",
-        )
+def _recalls(scores: Tensor, ids: Tensor, name: str) -> dict[str, Tensor]:
+    """Return `<name>_<k>` of square scores; only the nearest ten of a query enter torchmetrics."""
+    best, places = scores.topk(min(max(RECALL_KS), len(scores)), dim=1)
+    right = ids[places] == ids[:, None]
+    queries = torch.arange(len(scores), device=scores.device)[:, None].expand_as(places)
+    values = {}
+    for k in RECALL_KS:
+        recall = RetrievalHitRate(empty_target_action="neg", top_k=k).to(scores.device)
+        recall.update(best.flatten(), right.flatten(), queries.flatten())
+        values[f"{name}_{k}"] = recall.compute()
+    return values

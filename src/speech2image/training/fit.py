@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
 from speech2image.errors import DataError
 from speech2image.hub.weights import save_weights
+from speech2image.images.pyramid import pyramid
+from speech2image.losses.contrastive import MaskedContrastiveLoss
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.conditions import FromRun, PublishedEmbeddings, run_embeddings
 from speech2image.training.datamodule import SpeechImageData
+from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.gan_module import GanModule
 from speech2image.training.loggers import Journal, WandbLogger
@@ -54,8 +58,8 @@ class ResolvedCondition:
 
 
 def resolve_condition(config: dict[str, Any]) -> ResolvedCondition | None:
-    """Resolve the encoder of a generator and write its run id into `config`; None for encoders."""
-    if config["stage"] != "gan":
+    """Resolve the encoder of a generator, write its run id into `config`; None for encoders and codecs."""
+    if config["stage"] not in ("gan", "diffusion"):
         return None
     condition = build(config["encoder"])
     if isinstance(condition, PublishedEmbeddings):
@@ -74,6 +78,7 @@ def is_finished(folder: Path) -> bool:
 # ---- encoder ----------------------------------------------------------------------------------
 def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a speech encoder; return its run folder."""
+    require_published(config)
     corpus = open_corpus(config["data"], config["audio"]["name"], config["paths"])
     front_end = make_front_end(config["audio"]["name"])
     pl.seed_everything(config["seed"], verbose=False)
@@ -81,15 +86,15 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     vision, teacher_file = _vision(config, corpus, session)
     module = EncoderModule(
         build(config["encoder"]), vision,
-        num_classes=len(corpus.class_names), seed=config["seed"], schedule=_schedule(config),
-        **_optim_arguments(config), **config["loss"], **_masks(config, front_end),
+        num_classes=len(corpus.class_names), seed=config["seed"], schedule=schedule_of(config),
+        **_optim_arguments(config), **_loss_arguments(config["loss"]), **_masks(config, front_end),
     )  # fmt: skip
     _pretrain(module, config, corpus, session)
     train = _encoder_batches(config, corpus, front_end, "train", augment=True)
-    val = _encoder_batches(config, corpus, front_end, _val_split(corpus), augment=False)
+    val = _encoder_batches(config, corpus, front_end, val_split(corpus), augment=False)
     if teacher_file is not None:
         train = WithTeacher(train, teacher_file.read(corpus, "train"), config["seed"])
-        val = WithTeacher(val, teacher_file.read(corpus, _val_split(corpus)), config["seed"])
+        val = WithTeacher(val, teacher_file.read(corpus, val_split(corpus)), config["seed"])
     start = session.resume(module)
     steps = config["trainer"]["max_steps"]
     data = SpeechImageData(train, val, start, steps, (), config["trainer"]["num_workers"])
@@ -101,6 +106,18 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
         parts["image_branch"] = vision
     session.finish(module, parts)
     return folder
+
+
+def _loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
+    """Return a loss as `EncoderModule` takes it; SpeechCLIP's comes as a module with its temperature."""
+    if loss["objective"] != "speechclip":
+        return loss
+    own = {key: value for key, value in loss.items() if key not in ("objective", "rivals")}
+    return {
+        "objective": loss["objective"],
+        "rivals": loss["rivals"],
+        "criterion": MaskedContrastiveLoss(**own),
+    }
 
 
 def _masks(config: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
@@ -119,7 +136,7 @@ def _vision(
     vision = build(node) if "weights_path" in node else build_image_branch(node)
     if isinstance(vision, ClassTeacher) and not session.has_checkpoint():
         start = time.perf_counter()
-        right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), _device(config))
+        right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
         session.info["train_seconds"] += round(time.perf_counter() - start, 2)
         session.journal.write(0, "event", teacher_train_accuracy=right)
     return vision, None
@@ -131,7 +148,7 @@ def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, ses
     if not steps or session.has_checkpoint():
         return
     assert branch is not None and module.classifier is not None  # config/validate.py saw to that
-    device, start = _device(config), time.perf_counter()
+    device, start = device_of(config), time.perf_counter()
     module.to(device)
     right = fit_on_classes(
         lambda images: module.class_logits(branch(images)), nn.ModuleList([branch, module.classifier]),
@@ -148,7 +165,8 @@ def _class_batches(config: dict[str, Any], corpus: Corpus) -> ClassBatches:
     )
 
 
-def _device(config: dict[str, Any]) -> torch.device:
+def device_of(config: dict[str, Any]) -> torch.device:
+    """Return the device a run trains on."""
     wants_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if wants_gpu else "cpu")
 
@@ -159,7 +177,7 @@ def _encoder_batches(
     return EncoderBatches(
         corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],
         front_end.pad_value, front_end.pad_frames, min_frames=front_end.min_frames, augment=augment,
-        pool_batches=config["trainer"]["pool_batches"],
+        pool_batches=config["trainer"]["pool_batches"], pairs=config["loss"]["objective"] == "speechclip",
     )  # fmt: skip
 
 
@@ -168,7 +186,7 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     """Train StackGAN-v2 on the embeddings of an encoder; return its run folder."""
     corpus = open_corpus(config["data"], condition.front_end, config["paths"])
     embeddings = condition_embeddings(condition, corpus, "train")
-    held_out = condition_embeddings(condition, corpus, _val_split(corpus))
+    held_out = condition_embeddings(condition, corpus, val_split(corpus))
     sentence_dim = embeddings.arrays["sentence"].shape[1]
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
@@ -184,7 +202,7 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     module = GanModule(
         generator, build_discriminators(config["generator"]), noise_dim=config["generator"]["noise_dim"],
         image_branch=branch, prototypes=_prototypes(corpus, embeddings) if needs_branch else None,
-        seed=config["seed"], schedule=_schedule(config), **_optim_arguments(config), **loss,
+        seed=config["seed"], schedule=schedule_of(config), **_optim_arguments(config), **loss,
     )  # fmt: skip
     trainer = config["trainer"]
     train = GanBatches(
@@ -196,7 +214,7 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     )
     session.info["sentence_dim"] = sentence_dim
     session.info["encoder_run"] = condition.run.info["run_id"] if condition.run else None
-    session.fit(module, data, [_sample_grid(config, session, corpus, held_out)])
+    session.fit(module, data, [sample_grid(config, session, corpus, held_out, _noise_painter(config))])
     parts = nn.ModuleDict(
         {"generator": module.inference_module(), "discriminators": nn.ModuleList(module.discriminators)}
     )
@@ -222,38 +240,52 @@ def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: st
     return condition.files.read(corpus, split)
 
 
-def _sample_grid(
-    config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings
-) -> SampleGrid:
-    options = config["callbacks"]["sample_grid"]
-    split = _val_split(corpus)
-    utterances = corpus.utterances(split)
-    count = min(options["num_utterances"], len(utterances))
-    picks = np.linspace(0, len(utterances) - 1, count).astype(int)
-    sentences = torch.from_numpy(np.stack([held_out.arrays["sentence"][pick] for pick in picks]))
-    images = ImageBatches(corpus, split, max(1, len(corpus.records(split))), config["data"]["image_px"])[0][
-        "image"
-    ]
-    real = images.permute(0, 2, 3, 1).numpy()[[utterances[pick][0] for pick in picks]]
-    noise = torch.from_numpy(
-        np.random.Generator(np.random.Philox(config["seed"])).standard_normal(
-            (count, config["generator"]["noise_dim"]), dtype=np.float32
-        )
-    )
+def _noise_painter(config: dict[str, Any]) -> Callable[[pl.LightningModule, Tensor], Tensor]:
+    rng = np.random.Generator(np.random.Philox(config["seed"]))
+    count = config["callbacks"]["sample_grid"]["num_utterances"]
+    noise = torch.from_numpy(rng.standard_normal((count, config["generator"]["noise_dim"]), dtype=np.float32))
 
     def paint(module: pl.LightningModule, sentence: Tensor) -> Tensor:
         assert isinstance(module, GanModule)
-        return module.inference_module()(sentence, noise.to(sentence.device)).images[-1]
+        return module.inference_module()(sentence, noise[: len(sentence)].to(sentence.device)).images[-1]
 
-    return SampleGrid(session.folder / "samples", sentences, paint, real, options["every"], session.wandb)
+    return paint
 
 
-# ---- both -------------------------------------------------------------------------------------
-def _val_split(corpus: Corpus) -> str:
+# ---- shared -----------------------------------------------------------------------------------
+def sample_grid(
+    config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings | None,
+    paint: Callable[[pl.LightningModule, Tensor], Tensor],
+) -> SampleGrid:  # fmt: skip
+    """Return the callback that paints the same held-out utterances, or images, again and again.
+
+    Args:
+        held_out: embeddings of `val_split`; None: `paint` gets the real images `(N, 3, S, S)` in [-1, 1].
+        paint: `(module, sentences) -> images`, see `SampleGrid`.
+    """
+    options, split = config["callbacks"]["sample_grid"], val_split(corpus)
+    owners = [row for row, _ in corpus.utterances(split)] or list(range(len(corpus.records(split))))
+    count = min(options["num_utterances"], len(owners))
+    picks = np.linspace(0, len(owners) - 1, count).astype(int)
+    pixels = ImageBatches(corpus, split, max(1, len(corpus.records(split))), config["data"]["image_px"])[0][
+        "image"
+    ]
+    pixels = pixels[[owners[pick] for pick in picks]]
+    if held_out is None:
+        shown = pyramid(pixels, (pixels.shape[-1],)).levels[0]
+    else:
+        shown = torch.from_numpy(held_out.arrays["sentence"][picks])
+    real = pixels.permute(0, 2, 3, 1).numpy()
+    return SampleGrid(session.folder / "samples", shown, paint, real, options["every"], session.wandb)
+
+
+def val_split(corpus: Corpus) -> str:
+    """Return the split that is looked at during training: `val`, or `test` where there is none."""
     return "val" if corpus.utterances("val") else "test"
 
 
-def _schedule(config: dict[str, Any]) -> Any:
+def schedule_of(config: dict[str, Any]) -> Any:
+    """Return the learning-rate factor of a run as a function of the step."""
     optim = config["optim"]
     return make_schedule(
         optim["schedule"], config["trainer"]["max_steps"], optim["decay_every"], optim["decay_factor"],
@@ -265,7 +297,7 @@ def _optim_arguments(config: dict[str, Any]) -> dict[str, Any]:
     optim = config["optim"]
     arguments = {key: optim[key] for key in ("lr", "betas", "weight_decay")}
     if config["stage"] == "encoder":
-        return arguments
+        return {**arguments, "clip_norm": optim["clip_norm"]}
     return {**arguments, "lr_d": optim["lr_d"]}
 
 

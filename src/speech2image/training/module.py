@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from speech2image.data.order import addressed_rng
+from speech2image.errors import TrainingError
 
 
 class TrainingModule(pl.LightningModule):
@@ -62,9 +63,25 @@ class TrainingModule(pl.LightningModule):
 
     def flush_records(self) -> dict[str, float]:
         """Return the mean of each scalar since the last flush and start anew (one sync)."""
+        self.check_finite()
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
+
+    def check_finite(self) -> None:
+        """Stop where a loss is no number; asked before a checkpoint is written and before a flush.
+
+        Raises:  TrainingError: names the terms.
+        """
+        watched = {key: total for key, total in self._sums.items() if key.startswith(("loss", "grad_norm"))}
+        if not watched or bool(torch.stack([total.isfinite().all() for total in watched.values()]).all()):
+            return
+        bad = [f"{name} is {float(total)}" for name, total in watched.items() if not total.isfinite().all()]
+        raise TrainingError(
+            f"training stopped at or before step {self.train_step}: {', '.join(bad)}",
+            "The last checkpoint is from before that.  Try a lower optim.lr, a longer optim.warmup_steps, or "
+            "trainer.precision=32-true.",
+        )
 
     # ---- steps -------------------------------------------------------------------------------
     def on_train_start(self) -> None:
@@ -101,7 +118,11 @@ class TrainingModule(pl.LightningModule):
 
     # ---- checkpoint --------------------------------------------------------------------------
     def checkpoint_state(self) -> dict[str, Any]:
-        """Return everything a resumed run needs: weights, optimizers and counters."""
+        """Return everything a resumed run needs: weights, optimizers and counters.
+
+        Raises:  TrainingError: a loss since the last flush was no number; such a state is not worth keeping.
+        """
+        self.check_finite()
         return {
             "train_step": self.train_step,
             "images_seen": self.images_seen,

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +17,14 @@ import torch
 from torch import nn
 
 from speech2image import __version__
+from speech2image.codecs.code_map import CodeMap
+from speech2image.codecs.codec import Codec
+from speech2image.codecs.discriminator import PatchDiscriminator
+from speech2image.codecs.vqgan import VqGan
 from speech2image.config.build import build
-from speech2image.errors import CheckpointError, DataError, nearest_names
+from speech2image.diffusion.schedule import MaskReplaceSchedule
+from speech2image.diffusion.transformer import DiffusionTransformer
+from speech2image.errors import CheckpointError, ConfigError, DataError, nearest_names
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator
 from speech2image.hub.weights import fill_module, read_weights
@@ -34,7 +40,7 @@ class Run:
 
     @property
     def stage(self) -> str:
-        """Return `encoder` or `gan`."""
+        """Return `encoder`, `gan`, `codec` or `diffusion`."""
         return str(self.info["stage"])
 
     @property
@@ -74,16 +80,33 @@ def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:
     }
 
 
-def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> Run:
+#: What a run of a stage is called in messages.
+STAGES = {
+    "encoder": "a trained encoder",
+    "gan": "a trained generator",
+    "codec": "a trained codec",
+    "diffusion": "a trained generator",
+}
+#: Stages whose runs paint images from sentences.
+GENERATORS = ("gan", "diffusion")
+
+
+def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | None = None) -> Run:
     """Open a run by its folder, its id, or the name of its experiment (the newest one).
+
+    Args:
+        path: see above.
+        runs: folder of all runs.
+        stage: the stage it must have, or several that would do; None: any.
 
     Raises:
         DataError: no such run, or a run of another stage; names the runs that would do.
     """
     everything = all_runs(runs)
-    known = [run for run in everything if stage in (None, run.stage)]
+    stages = (stage,) if isinstance(stage, str) else tuple(stage or STAGES)
+    known = [run for run in everything if run.stage in stages]
     listing = ", ".join(str(run.path) for run in known[:8]) or f"none below {runs}/"
-    what = {"encoder": "a trained encoder", "gan": "a trained generator", None: "a run"}[stage]
+    what = "a run" if stage is None else STAGES[stages[0]]
     if path is None:
         raise DataError(f"run: which run? found null, expected the folder of {what}", f"Known: {listing}")
     folder = Path(path)
@@ -94,7 +117,7 @@ def open_run(path: str | Path | None, runs: Path, stage: str | None = None) -> R
         hint = f"Did you mean {near[0]}? " if near else ""
         raise DataError(f"run={path}: no run.json there", f"{hint}Known: {listing}")
     run = read_run(folder)
-    if stage is not None and run.stage != stage:
+    if stage is not None and run.stage not in stages:
         raise DataError(f"run={path} is a run of stage {run.stage!r}, expected {what}", f"Known: {listing}")
     return run
 
@@ -150,13 +173,18 @@ def _weights_of(run: Run) -> Path:
 
 def load_encoder(run: Run) -> tuple[nn.Module, nn.Module | None]:
     """Return the speech encoder of a run and its image branch (None: it has none), in eval mode."""
-    encoder = build(run.config["encoder"])
+    encoder = build_encoder(run.config["encoder"])
     parts = nn.ModuleDict({"encoder": encoder})
     branch = build_image_branch(run.config["vision"]) if run.info.get("has_image_branch") else None
     if branch is not None:
         parts["image_branch"] = branch
     _fill(run, parts)
     return encoder, branch
+
+
+def build_encoder(config: dict[str, Any]) -> nn.Module:
+    """Build the speech encoder of a configuration, published towers without their weight files."""
+    return build(config | {key: None for key in ("weights_path", "clip_path") if key in config})
 
 
 def build_image_branch(config: dict[str, Any]) -> nn.Module:
@@ -182,6 +210,68 @@ def load_generator(run: Run) -> StackGenerator:
     generator = build_generator(run.config["generator"], int(run.info["sentence_dim"]))
     _fill(run, nn.ModuleDict({"generator": generator}))
     return generator
+
+
+# ---- codecs and diffusion ---------------------------------------------------------------------
+def build_codec(config: dict[str, Any]) -> VqGan:
+    """Build the codec network of a configuration."""
+    network: VqGan = build({key: value for key, value in config.items() if not key.startswith("disc_")})
+    return network
+
+
+def build_patch_discriminator(config: dict[str, Any]) -> PatchDiscriminator:
+    """Build the discriminator that trains a codec."""
+    return PatchDiscriminator(config["disc_layers"], config["disc_width"])
+
+
+def load_codec(run: Run) -> Codec:
+    """Return the codec of a run, frozen, with its reduced code book where it has one."""
+    parts = nn.ModuleDict({"network": build_codec(run.config["codec"])})
+    if run.info.get("num_reduced"):
+        parts["code_map"] = CodeMap(run.config["codec"]["num_codes"], int(run.info["num_reduced"]))
+    _fill(run, parts)
+    code_map = parts["code_map"] if run.info.get("num_reduced") else None
+    return Codec(parts["network"], code_map)  # type: ignore[arg-type]
+
+
+def build_transformer(
+    config: dict[str, Any], num_tokens: int, grid: Sequence[int], sentence_dim: int
+) -> DiffusionTransformer:
+    """Build the transformer of a configuration for a codec and an encoder.
+
+    Args:
+        config: the group `generator`; its `num_tokens` and `grid` may be null: the codec's.
+        num_tokens: alphabet of the codec.
+        grid: rows and columns of its codes.
+        sentence_dim: size of the encoder's embeddings.
+    Raises:  ConfigError: the configuration is for another codec.
+    """
+    problems = []
+    if config["num_tokens"] not in (None, num_tokens):
+        problems.append(f"generator.num_tokens={config['num_tokens']}, the codec has {num_tokens} codes")
+    if config["grid"] is not None and tuple(config["grid"]) != tuple(grid):
+        problems.append(f"generator.grid={config['grid']}, the codec's is {list(grid)}")
+    if problems:
+        raise ConfigError("; ".join(problems), "Take another codec (codec.run=…), or set these keys to null.")
+    node = {key: value for key, value in config.items() if key != "sentence_scale"}
+    told = {} if config["conditioning"] == "none" else {"condition_dim": sentence_dim}
+    transformer: DiffusionTransformer = build({**node, "num_tokens": num_tokens, "grid": list(grid)}, **told)
+    return transformer
+
+
+def build_schedule(config: dict[str, Any], num_tokens: int) -> MaskReplaceSchedule:
+    """Build the noise schedule of a whole configuration of stage `diffusion`."""
+    return MaskReplaceSchedule(num_tokens, config["generator"]["num_steps"], config["loss"]["schedule"])
+
+
+def load_transformer(run: Run) -> DiffusionTransformer:
+    """Return the transformer of a diffusion run (moving average), in eval mode."""
+    info = run.info
+    network = build_transformer(
+        run.config["generator"], int(info["num_tokens"]), info["grid"], int(info["sentence_dim"])
+    )
+    _fill(run, nn.ModuleDict({"generator": network}))
+    return network
 
 
 def _fill(run: Run, parts: nn.ModuleDict) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speech2image.vision.convnet import ConvNet, resize_images
-from speech2image.vision.pretrained import load_into, read_local_weights
+from speech2image.weight_files import load_into, read_local_weights
 
 INCEPTION_URL = "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"
 INCEPTION_SHA256 = "0cc3c7bd"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speech2image.errors import ConfigError, MissingPackageError, nearest_names
-from speech2image.vision.pretrained import load_into, read_local_weights
+from speech2image.weight_files import load_into, read_local_weights
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _URL = "https://huggingface.co/models?library=open_clip (open_clip_model.safetensors)"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from speech2image.errors import CheckpointError, ConfigError, nearest_names
 from speech2image.vision.convnet import resize_images
-from speech2image.vision.pretrained import load_into, read_local_weights
+from speech2image.weight_files import load_into, read_local_weights
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WITHOUT_INIT: dict[str, dict[str, Any]] = {
@@ -106,13 +106,17 @@ def _mark_loaded(module: TorchvisionTeacher, incompatible: object) -> None:
     module.pretrained = True
 
 
-def require_pretrained(module: nn.Module | None) -> None:
+def require_pretrained(module: nn.Module | None, key: str = "vision.weights_path") -> None:
     """Refuse a frozen network that still has random weights.
+
+    Args:
+        module: the network, or None.
+        key: the setting that names its file.
 
     Raises: CheckpointError: `module` says it is not `pretrained`.
     """
     if getattr(module, "pretrained", True) is False:
         raise CheckpointError(
             f"{type(module).__name__} has no weights: a frozen network with random weights teaches nothing",
-            "Name its weight file: vision.weights_path=<file>.",
+            f"Name its weight file: {key}=<file>.",
         )

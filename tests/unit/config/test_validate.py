@@ -21,7 +21,11 @@ from speech2image.config.validate import check_config, check_fields
 from speech2image.errors import ConfigError
 
 #: Keys that are not the constructor's but the discriminator's, and arguments filled at build time.
-ELSEWHERE = {"StackGenerator": {"df_dim"}}
+ELSEWHERE = {
+    "StackGenerator": {"df_dim"},
+    "VqGan": {"disc_layers", "disc_width"},
+    "DiffusionTransformer": {"sentence_scale"},
+}
 FILLED = {"StackGenerator": {"sentence_dim"}}
 
 
@@ -68,6 +72,37 @@ def test_unknown_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> N
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("experiment=s2ivq_d_birds", "codec=vqgan_small"), "codec=from_run"),
+        (("experiment=s2ivq_d_birds", "generator=stackgan_v2_small"), "generator=vq_diffusion_small"),
+        (("experiment=stackgan_v2_birds", "stage=diffusion"), "cannot train a diffusion model"),
+        (("experiment=codec_birds", "data.image_px=64"), "codec.image_px is 32 px"),
+        (("experiment=codec_birds", "codec=none"), "codec=vqgan_small"),
+        (("experiment=codec_birds", "stage=encoder"), "cannot train a speech encoder"),
+        (("experiment=sen_birds", "encoder=none"), "encoder=sen_small"),
+        (("experiment=sen_birds", "stage=difusion"), "expected one of: encoder, codec, gan, diffusion"),
+    ],
+)
+def test_groups_must_fit_the_stage(
+    overrides: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = train(*overrides, capsys=capsys)
+    assert code == 2 and expected in message, message
+
+
+def test_schema_and_samplers_know_the_same_names() -> None:
+    from speech2image.diffusion.samplers import SAMPLERS
+
+    known = set(schema.VARIANTS["sampler"]) - {"from_run"}
+    assert known == set(SAMPLERS)
+    for name in known:
+        fields = {item.name for item in dataclasses.fields(schema.VARIANTS["sampler"][name])}
+        own = fields - {"name", "guidance_scale", "top_r", "top_k"}
+        assert own <= set(inspect.signature(SAMPLERS[name]).parameters), name
+
+
 def test_lone_word_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     code, message = train("sen_birds", capsys=capsys)
     assert code == 2 and "expected key=value" in message
@@ -76,6 +111,22 @@ def test_lone_word_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 def test_image_size_must_fit_the_generator(capsys: pytest.CaptureFixture[str]) -> None:
     code, message = train("experiment=stackgan_v2_birds", "generator.num_stages=2", capsys=capsys)
     assert code == 2 and "64 px" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("experiment=speechclip_flickr8k", "audio=s2igan"), "audio=wave_16k"),
+        (("experiment=speechclip_birds", "encoder.mel_dim=1"), "audio=wave_16k"),
+        (("experiment=sen_birds", "audio=wave_16k"), "audio=s2igan"),
+        (("experiment=stackgan_v2_birds", "optim.clip_norm=1"), "leave it null"),
+    ],
+)
+def test_speech_must_fit_the_encoder(
+    words: tuple[str, ...], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = train(*words, "validate_only=true", capsys=capsys)
+    assert code == 2 and part in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.5, 1.5, "x", None, True])
@@ -130,7 +181,7 @@ def test_every_root_key_is_explained_and_present() -> None:
 def test_every_group_file_fits_its_schema(group: str) -> None:
     for name in choices(group):
         node: dict[str, Any] = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
-        tag = node.get("objective") if group == "loss" else node.get("_target_")
+        tag = node.get(schema.TAGS.get(group, "_target_"))
         variant = schema.VARIANTS[group][tag]
         keys = {item.name for item in dataclasses.fields(variant)}
         assert set(node) - {"_target_"} == keys, f"{group}/{name}"

@@ -131,6 +131,31 @@ def test_pooled_batches_are_dealt_by_length(corpus: Corpus) -> None:
     assert len(orders) > 1  # short batches do not always come first
 
 
+def test_pairs_show_every_utterance_once_an_epoch(corpus: Corpus) -> None:
+    utterances = corpus.utterances("train")
+    batches = EncoderBatches(corpus, "train", 6, 0, 32, 0.0, None, pairs=True)
+    assert len(batches) == len(utterances) // 6
+    whole = len(utterances) - len(utterances) % 6
+    shown = []
+    for step in range(len(batches)):
+        batch = batches[step]
+        shown += batch["utterance_index"].tolist()
+        owners = [utterances[place][0] for place in batch["utterance_index"].tolist()]
+        assert owners == batch["image_index"].tolist()
+    assert len(set(shown)) == len(shown) == whole
+    repeated = [len(set(batches[step]["image_index"].tolist())) < 6 for step in range(40)]
+    assert any(repeated), "an image comes twice in a batch"
+
+
+def test_validation_is_the_same_with_pairs(corpus: Corpus) -> None:
+    plain, paired = (
+        EncoderBatches(corpus, "train", 5, 3, 32, 0.0, None, augment=False, pairs=pairs)
+        for pairs in (False, True)
+    )
+    assert len(plain) == len(paired)
+    _assert_equal(plain[1], paired[1])
+
+
 def test_class_batches_show_every_training_image_once_an_epoch(corpus: Corpus) -> None:
     batches = ClassBatches(corpus, "train", 4, 0, 16)
     assert len(batches) == 3
@@ -252,6 +277,7 @@ def test_start_and_workers_change_nothing(
         GanBatches(corpus, "train", embeddings, 5, 11, 32),
         EncoderBatches(corpus, "train", 5, 11, 32, 0.0, None),
         EncoderBatches(corpus, "train", 5, 11, 32, 0.0, None, pool_batches=4),
+        EncoderBatches(corpus, "train", 5, 11, 32, 0.0, None, pool_batches=2, pairs=True),
     ):
         loader = DataLoader(batches, batch_size=None, sampler=range(start, 12), num_workers=num_workers)
         for step, batch in zip(range(start, 12), loader, strict=True):

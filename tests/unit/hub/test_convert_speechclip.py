@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from speech2image.data.embeddings import read_embeddings
 from speech2image.errors import CheckpointError
 from speech2image.hub.convert import speechclip
 from speech2image.hub.released import build_converted
@@ -220,3 +223,22 @@ def test_other_objects_in_a_checkpoint_are_not_built(tmp_path: Path, monkeypatch
     with pytest.raises(CheckpointError, match="was not opened"):
         speechclip.convert(Path("hostile.ckpt"))
     assert not Path("touched_by_pickle").exists()
+
+
+def test_imported_run_embeds_and_says_what_evaluation_needs(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, tiny_cub: Path
+) -> None:
+    source = shaken(SpeechClip("hubert_tiny", embed_dim=512, ff_dim=96, legacy_len=True))
+    path = write_checkpoint(tmp_path / "epoch_1.ckpt", released_state(source, large=False))
+    corpus = ("data=cub200", f"data.root={tiny_cub}", "data.max_captions=1", "data.speak=espeak")
+    code, out, err = command("import", "system=speechclip", f"checkpoint={path}", *corpus, "data.image_px=32")
+    assert code == 0, err
+    run = out.strip().splitlines()[-1]
+    code, out, err = command("embed", f"run={run}", "split=test", f"out={tmp_path}")
+    assert code == 0, err
+    sentences = read_embeddings(tmp_path / "test.safetensors").arrays["sentence"]
+    assert sentences.shape == (6, 512)
+    assert np.allclose(np.linalg.norm(sentences, axis=1), 1, atol=1e-5)
+    code, out, err = command("evaluate", f"run={run}", "protocol=offline")
+    assert code == 2 and ("clip_vit_b32.safetensors" in err or "open_clip_torch" in err), err
+    assert "Traceback" not in err

@@ -214,7 +214,7 @@ def test_perceptual_weights_come_from_local_files(tmp_path: Path) -> None:
     assert _equal(source.state_dict(), load_perceptual(whole).state_dict())
     with pytest.raises(CheckpointError, match=r"expected 397923af"):
         load_perceptual(trunk, linear)
-    from speech2image.vision.pretrained import file_sha256
+    from speech2image.weight_files import file_sha256
 
     built = load_perceptual(trunk, linear, sha256=file_sha256(trunk), linear_sha256=file_sha256(linear)[:12])
     assert torch.equal(built.state_dict()["lin3.model.1.weight"], source.state_dict()["lin3.model.1.weight"])

@@ -10,8 +10,8 @@ from torchvision.models import get_model
 
 from speech2image.errors import CheckpointError, ConfigError
 from speech2image.vision.branch import InceptionBranch
-from speech2image.vision.pretrained import file_sha256
 from speech2image.vision.teacher import TorchvisionTeacher, require_pretrained
+from speech2image.weight_files import file_sha256
 
 IMAGES = torch.rand(2, 3, 64, 64) * 2 - 1
 

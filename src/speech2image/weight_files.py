@@ -1,24 +1,32 @@
-"""Weight files of published speech networks, read from this machine only.
+"""Weight files of published networks, read from this machine only.
 
-The same rules as `vision/pretrained.py`, which this room may not import: nothing is downloaded,
-nothing in a file is executed, and a missing or foreign file is one error that names it.  Used by
-`towers.py` and `cascaded.py`; whole foreign checkpoints are the business of `hub/`.
+Nothing is ever downloaded and nothing in a file is executed: a missing file is one error that
+names the file, where it comes from and where to put it.  Used by `speech`, `vision` and the codecs'
+perceptual loss; converters for whole foreign checkpoints are in `hub/`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speech2image.errors import CheckpointError
 
 
-def read_weights_file(path: Path | str, what: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_local_weights(
+    path: Path | str, what: str, url: str, sha256: str | None = None
+) -> tuple[dict[str, Tensor], str]:
     """Read a state dict from a local file.
 
     Args:
@@ -27,18 +35,16 @@ def read_weights_file(path: Path | str, what: str, url: str, sha256: str | None 
         url: where the published file comes from, for messages.
         sha256: expected hash of the file, or its first digits; None: not compared.
 
-    Returns: the tensors by name.
+    Returns: the tensors by name, without a `module.` prefix, and the hash of the file.
     Raises:  CheckpointError: the file is missing, damaged, holds code, or has another hash.
     """
     path = Path(path)
     source = f"Fetch {url} on a machine with a network and put it at {path}."
     if not path.is_file():
         raise CheckpointError(f"{what}: no weight file at {path} (nothing is downloaded here)", source)
-    if sha256:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(sha256.lower()):
-            raise CheckpointError(f"{what}: {path} has sha256 {found[:16]}…, expected {sha256}", source)
+    found = file_sha256(path)
+    if sha256 and not found.startswith(sha256.lower()):
+        raise CheckpointError(f"{what}: {path} has sha256 {found[:16]}…, expected {sha256}", source)
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
@@ -46,22 +52,23 @@ def read_weights_file(path: Path | str, what: str, url: str, sha256: str | None 
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged and for hostile files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{what}: {path} is damaged or holds more than tensors: {reason}", source
-        ) from error
+        known = isinstance(error, SafetensorError)
+        kind = "is damaged" if known else "is damaged or holds more than tensors"
+        raise CheckpointError(f"{what}: {path} {kind}: {reason}", source) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{what}: {path} holds no state dict", source)
-    return state
+    return {name.removeprefix("module."): value for name, value in state.items()}, found
 
 
-def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str, what: str) -> None:
+def load_into(network: nn.Module, state: dict[str, Tensor], path: Path | str, what: str) -> None:
     """Copy `state` into `network`, names and shapes compared first, all differences in one error.
 
     Raises: CheckpointError: a tensor is missing, left over or of another shape.
     """
     own = network.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state]
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    problems = [f"missing {name}" for name in own if name not in state and name not in counters]
     problems += [f"unknown {name}" for name in state if name not in own]
     problems += [
         f"{name} is {tuple(state[name].shape)}, expected {tuple(value.shape)}"
@@ -70,5 +77,5 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: Path | s
     ]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise CheckpointError(f"{origin} holds no weights of {what}: {shown}", "Check network and file name.")
-    network.load_state_dict(dict(state))
+        raise CheckpointError(f"{path} holds no weights of {what}: {shown}", "Check network and file name.")
+    network.load_state_dict(state, strict=False)

@@ -1,0 +1,186 @@
+"""The diffusion road, end to end, on a tiny corpus: encoder, codec, diffusion, generate, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Command = Callable[..., tuple[int, str, str]]
+TINY = (
+    "data.make.num_train_species=8",
+    "data.make.num_test_species=6",
+    "data.make.images_per_species=4",
+    "data.make.captions_per_image=2",
+    "data.max_captions=1",
+    "data.root={root}/birds_of_the_diffusion",
+    "logger=none",
+)
+SHORT = ("trainer.max_steps=4", "trainer.batch_size=8", "trainer.val_every=2", "trainer.log_every=1",
+         "callbacks.checkpoint.every=2", "callbacks.sample_grid.every=2")  # fmt: skip
+SMALL = (
+    "generator.depth=2",
+    "generator.dim=32",
+    "generator.heads=2",
+    "generator.num_steps=12",
+    "sampler.steps=4",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(workplace: Path) -> tuple[str, ...]:
+    return tuple(word.format(root=workplace) for word in TINY)
+
+
+@pytest.fixture(scope="module")
+def made(workplace: Path, place: tuple[str, ...], tiny: tuple[str, ...]) -> dict[str, Path]:
+    """An encoder, a codec and a diffusion model trained four steps; codec and encoder are found by `auto`."""
+    from speech2image.app.cli import main
+
+    for words in (
+        ("experiment=sen_birds", "name=road_sen", "vision.pretrain_steps=2"),
+        ("experiment=codec_birds", "name=road_codec"),
+        (
+            "experiment=s2ivq_d_birds",
+            "name=road_diffusion",
+            "encoder.run=road_sen",
+            "codec.run=road_codec",
+            *SMALL,
+        ),
+    ):
+        assert main(["train", *words, *tiny, *SHORT, *place]) == 0
+    return {
+        path.parent.name.split("-")[0]: path.parent for path in (workplace / "runs").glob("road_*/run.json")
+    }
+
+
+def last_path(out: str) -> Path:
+    return Path(out.strip().splitlines()[-1])
+
+
+def images(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        path.name: np.asarray(Image.open(path)) for path in folder.glob("*.png") if "sheet" not in path.name
+    }
+
+
+def test_run_folders_are_like_all_others(made: dict[str, Path]) -> None:
+    for name in ("road_codec", "road_diffusion"):
+        run = made[name]
+        info = json.loads((run / "run.json").read_text())
+        assert info["status"] == "finished" and info["train_step"] == 4
+        assert {"config.yaml", "journal.jsonl", "weights.safetensors", "checkpoints"} <= {
+            path.name for path in run.iterdir()
+        }
+        assert len(list((run / "samples").glob("step_*.png"))) == 2
+    info = json.loads((made["road_diffusion"] / "run.json").read_text())
+    codec = json.loads((made["road_codec"] / "run.json").read_text())
+    assert info["codec_run"] == codec["run_id"] and info["codec_fingerprint"] == codec["codec_fingerprint"]
+    assert (info["num_tokens"], info["grid"]) == (256, [8, 8])
+    stores = list((Path(info["data_folder"]) / "codes").iterdir())
+    assert [store.name for store in stores] == [f"train_{info['codec_fingerprint']}"]
+
+
+def test_samples_are_functions_of_seed_and_utterance(
+    command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    run = f"run={made['road_diffusion']}"
+    folders = []
+    for number, words in enumerate(
+        [("max_utterances=3",), ("max_utterances=3", "num_images=2"), ("max_utterances=3", "seed=5")]
+    ):
+        code, out, err = command("generate", run, f"out={tmp_path / str(number)}", *words)
+        assert code == 0, err
+        folders.append(images(last_path(out)))
+    first, two, other = folders
+    assert len(first) == 3 and len(two) == 6 and (tmp_path / "0" / "manifest.jsonl").is_file()
+    assert all(np.array_equal(image, two[name]) for name, image in first.items()), "neighbours change nothing"
+    assert any(not np.array_equal(image, other[name]) for name, image in first.items())
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ("sampler=ancestral",),
+        ("sampler=skipping", "sampler.steps=3", "sampler.guidance_scale=2"),
+        ("sampler=purity", "sampler.steps=3", "sampler.top_r=0.86"),
+        ("sampler=confidence", "sampler.steps=3"),
+        ("sampler=halton", "sampler.steps=3", "sampler.top_k=5"),
+        ("sampler=remask", "sampler.steps=6"),
+        ("sampler.steps=2",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_sampler_paints(
+    sampler: tuple[str, ...], command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    code, out, err = command(
+        "generate", f"run={made['road_diffusion']}", f"out={tmp_path}", "max_utterances=2", *sampler
+    )
+    assert code == 0, err
+    assert {image.shape for image in images(last_path(out)).values()} == {(32, 32, 3)}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("sampler=skipping", "sampler.steps=13"), "the schedule has 12 steps"),
+        (("sampler=skipping", "sampler.steps=0"), "sampler.steps: found 0"),
+        (("sampler=ancestral", "sampler.steps=3"), "ancestral takes all 12 steps"),
+        (("sampler=skiping",), "did you mean: skipping"),
+    ],
+)
+def test_wrong_samplers_are_explained(
+    words: tuple[str, ...], expected: str, command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, err = command("generate", f"run={made['road_diffusion']}", f"out={tmp_path / 'x'}", *words)
+    assert code == 2 and expected in err and "Traceback" not in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_spoken_text_is_painted(command: Command, made: dict[str, Path]) -> None:
+    code, out, err = command("generate", f"run={made['road_diffusion']}", "text=a red bird", "num_images=2")
+    assert code == 0, err
+    assert len(images(last_path(out))) == 2
+
+
+def test_codes_of_a_changed_codec_are_refused(
+    command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(made["road_diffusion"].parent, runs, ignore=shutil.ignore_patterns("wandb"))
+    codec = runs / made["road_codec"].name
+    from speech2image.hub.weights import read_weights, save_weights
+
+    tensors, meta = read_weights(codec / "weights.safetensors")
+    tensors["network.decoder.conv_out.bias"] = tensors["network.decoder.conv_out.bias"] + 1
+    save_weights(codec / "weights.safetensors", tensors, meta)
+    from speech2image.app.cli import main
+
+    run = runs / made["road_diffusion"].name
+    code = main(["generate", f"run={run}", "text=a red bird", f"paths.runs={runs}", f"out={tmp_path / 'x'}"])
+    assert code == 2 and not (tmp_path / "x").exists()
+
+
+def test_all_kinds_are_evaluated_and_reported_side_by_side(
+    command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    for name, metric in (
+        ("road_codec", "codec_accuracy/mean"),
+        ("road_diffusion", "attribute_accuracy/mean"),
+    ):
+        code, out, err = command("evaluate", f"run={made[name]}")
+        assert code == 0, err
+        metrics = json.loads(last_path(out).read_text())["metrics"]
+        assert metric in {entry["name"] for entry in metrics}
+    runs = ",".join(str(run) for run in made.values())
+    code, out, err = command("report", f"runs=[{runs}]", f"out={tmp_path / 'page'}")
+    assert code == 0, err
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Codecs" in page and "Generators" in page and "road_diffusion" in page
+    assert "generator runs" in (tmp_path / "page" / "table.md").read_text()
