@@ -50,7 +50,7 @@ class _Branch(nn.Module):
         self.norm = nn.BatchNorm1d(6)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.norm(self.layer(nn.functional.avg_pool2d(images, 4).flatten(1)))
+        return self.norm(self.layer(nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)))
 
 
 def _batch(index: int = 0) -> dict[str, Any]:
