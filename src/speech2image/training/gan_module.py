@@ -55,8 +55,8 @@ class GanModule(TrainingModule):
         kl_weight: weight of the divergence of the condition from a standard normal.
         colour_weight: weight of colour consistency between neighbouring sizes.
         class_aware_weight: weight of the class-aware term of Li et al. at each size (their fork: 1).
-        semantic_weight: weight of matching the largest fake image (or the one `image_branch` was built
-            for) to the speech embedding.
+        semantic_weight: weight of matching the largest fake image to the speech embedding.  A branch built
+            for smaller images resizes it, and then cannot be fooled by fine texture.
         semantic_gamma: sharpness of that matching.
         prototype_weight: weight of finding the class of the same image among `prototypes`.
         prototypes: `(classes, E)` mean speech embedding of each training class.
@@ -117,7 +117,6 @@ class GanModule(TrainingModule):
             )
         self.prototype_weight, self.translate_ratio = prototype_weight, translate_ratio
         self.register_buffer("prototypes", prototypes, persistent=False)
-        self.semantic_level = _semantic_level(generator, image_branch)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return one Adam for each discriminator, smallest first, and last the generator's."""
@@ -222,7 +221,7 @@ class GanModule(TrainingModule):
         if self.colour_weight:
             losses["loss_colour"] = self._colour_backward(images)
         if self.semantic_weight or self.prototype_weight:
-            losses |= self._semantic_backward(images[self.semantic_level], batch)
+            losses |= self._semantic_backward(images[-1], batch)
         kl = self.kl_weight * kl_to_standard_normal(output.mu, output.logvar)
         losses["loss_kl"] = kl.detach()
         torch.autograd.backward(
@@ -301,13 +300,6 @@ class _frozen:
 
     def __exit__(self, *_: object) -> None:
         self.networks.requires_grad_(True)
-
-
-def _semantic_level(generator: StackGenerator, image_branch: nn.Module | None) -> int:
-    """Return the level whose size the image branch was built for, else the largest."""
-    wanted = getattr(image_branch, "image_px", None)
-    sizes = generator.image_sizes
-    return sizes.index(wanted) if wanted in sizes else len(sizes) - 1
 
 
 def _check_networks(
