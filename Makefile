@@ -43,6 +43,7 @@ bench: setup ## speed ratios against plain forms, same run, same machine
 	$(BIN)/python tests/perf/bench_stackgan_step.py
 	$(BIN)/python tests/perf/bench_datamodule.py
 	$(BIN)/python tests/perf/bench_recurrent.py
+	$(BIN)/python tests/perf/bench_posterior.py
 
 clean: ## remove what tests and builds left; runs, corpora and caches stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -8,6 +8,7 @@ with a straight-through gradient and a loss.  Reduced code books are in `code_ma
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class Quantized:
     loss: Tensor
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """What the three have in common.
 
     Args:
@@ -44,9 +45,9 @@ class Quantizer(nn.Module):
         super().__init__()
         self.num_codes, self.code_dim = num_codes, code_dim
 
+    @abstractmethod
     def codebook(self) -> Tensor:
         """Return the code vectors, `(K, C)`."""
-        raise NotImplementedError
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Return code numbers `(B, L)` int64 of latents `(B, C, H, W)`: the nearest codes."""
@@ -56,9 +57,9 @@ class Quantizer(nn.Module):
         """Return code vectors `(B, C, height, width)` of code numbers `(B, height * width)`."""
         return F.embedding(tokens, self.codebook()).transpose(1, 2).reshape(len(tokens), -1, height, width)
 
+    @abstractmethod
     def forward(self, latents: Tensor, gumbel: Tensor | None = None) -> Quantized:
         """Quantize `(B, C, H, W)` for training; `gumbel` is noise for the Gumbel form only."""
-        raise NotImplementedError
 
 
 class VectorQuantizer(Quantizer):

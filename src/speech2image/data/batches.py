@@ -28,7 +28,7 @@ __all__ = ["ClassBatches", "EncoderBatches", "GanBatches", "ImageBatches", "Spee
 Indices = npt.NDArray[np.int64]
 
 
-class _Captions:
+class CaptionTable:
     """Utterances each image of a split may draw: places in a flat list, grouped by image."""
 
     def __init__(self, corpus: Corpus, split: str, admitted: npt.NDArray[np.bool_] | None = None) -> None:
@@ -109,7 +109,7 @@ class EncoderBatches(Dataset[dict[str, Any]]):
     ) -> None:  # fmt: skip
         self.pool_batches = pool_batches
         self.mel = _MelTable(corpus, split, pad_value, pad_frames)
-        self.captions = _Captions(corpus, split, self.mel.frames >= min_frames)
+        self.captions = CaptionTable(corpus, split, self.mel.frames >= min_frames)
         self.crops = CropTable(corpus, split, image_px)
         self.class_ids = corpus.class_ids(split)
         self.seed, self.augment, self.pairs = seed, augment, pairs and augment
@@ -219,11 +219,11 @@ class GanBatches(Dataset[dict[str, Any]]):
         self, corpus: Corpus, split: str, embeddings: Embeddings, batch_size: int, seed: int, image_px: int,
         wrong: str = "other_class",
     ) -> None:  # fmt: skip
-        self.captions = _Captions(corpus, split)
+        self.captions = CaptionTable(corpus, split)
         self.crops = CropTable(corpus, split, image_px)
         self.class_ids = corpus.class_ids(split)
         self.mismatch = _Mismatch(self.class_ids, wrong)
-        self.sentences = _sentences(corpus, split, embeddings)
+        self.sentences = sentence_rows(corpus, split, embeddings)
         self.seed, self.batch_size = seed, min(batch_size, len(self.captions.images))
 
     def __len__(self) -> int:
@@ -246,7 +246,11 @@ class GanBatches(Dataset[dict[str, Any]]):
         }
 
 
-def _sentences(corpus: Corpus, split: str, embeddings: Embeddings) -> npt.NDArray[np.float32]:
+def sentence_rows(corpus: Corpus, split: str, embeddings: Embeddings) -> npt.NDArray[np.float32]:
+    """Return the sentence of each utterance of a split in its order, `(U, D)`.
+
+    Raises:  DataError: an utterance has no embedding.
+    """
     row_of = {key: row for row, key in enumerate(embeddings.keys)}
     keys = [utterance.key for _, utterance in corpus.utterances(split)]
     missing = [key for key in keys if key not in row_of]

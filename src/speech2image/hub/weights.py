@@ -74,20 +74,20 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:  CheckpointError: missing, empty, cut, changed, or not written by speech2image.
     """
-    _must_exist(path)
+    must_exist(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as problem:
-        raise _damaged(path, str(problem)) from problem
+        raise damaged_checkpoint(path, str(problem)) from problem
     if "speech2image" not in header or "sha256" not in header:
         raise CheckpointError(
             f"{path} is a safetensors file, but not one that speech2image wrote",
             "Foreign checkpoints come in through: speech2image import system=NAME checkpoint=FILE.",
         )
     if _sealed(tensors, header["speech2image"]) != header["sha256"]:
-        raise _damaged(path, "its content does not match the hash in its header")
+        raise damaged_checkpoint(path, "its content does not match the hash in its header")
     meta: dict[str, Any] = json.loads(header["speech2image"])
     return tensors, meta
 
@@ -163,20 +163,20 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     Raises:  CheckpointError: missing, empty, cut, changed (checksum), a pickle that asks to run
         code, without tensors, or with values that are not finite.
     """
-    _must_exist(path)
+    must_exist(path)
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as problem:
-            raise _damaged(path, str(problem)) from problem
+            raise damaged_checkpoint(path, str(problem)) from problem
     else:
-        _check_archive(path)
-        content = _unpickle_weights(path)
+        check_archive(path)
+        content = unpickle_weights(path)
     state = _tensors_of(content, path)
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise _damaged(path, f"{len(bad)} tensors hold values that are not finite, first {bad[0]}")
+        raise damaged_checkpoint(path, f"{len(bad)} tensors hold values that are not finite, first {bad[0]}")
     return state
 
 
@@ -204,19 +204,21 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _must_exist(path: Path) -> None:
+def must_exist(path: Path) -> None:
+    """Raise CheckpointError where there is no file, or an empty one."""
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}", "Check the path: it must be a file.")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes)", "Copy or download it again.")
 
 
-def _damaged(path: Path, reason: str) -> CheckpointError:
+def damaged_checkpoint(path: Path, reason: str) -> CheckpointError:
+    """Return the error that says what is wrong with a file and how large it is."""
     size = path.stat().st_size
     return CheckpointError(f"{path} ({size:,} bytes) is damaged: {reason}", "Copy or download it again.")
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Compare every checksum of a zip checkpoint; torch itself does not."""
     with path.open("rb") as file:
         start = file.read(4)
@@ -226,12 +228,13 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as problem:
-        raise _damaged(path, f"its archive cannot be read ({problem})") from problem
+        raise damaged_checkpoint(path, f"its archive cannot be read ({problem})") from problem
     if broken is not None:
-        raise _damaged(path, f"the checksum of its part {broken} is wrong")
+        raise damaged_checkpoint(path, f"the checksum of its part {broken} is wrong")
 
 
-def _unpickle_weights(path: Path) -> Any:
+def unpickle_weights(path: Path) -> Any:
+    """Return the content of a PyTorch file; only tensors, plain containers and numpy scalars are admitted."""
     scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     rebuild = np.float64(0).__reduce__()[0]
     allowed: list[Any] = [np.dtype, *scalar_types, rebuild, (rebuild, "numpy.core.multiarray.scalar")]
@@ -246,10 +249,10 @@ def _unpickle_weights(path: Path) -> Any:
                 f"{path} was not opened: {asked}. Files of weights hold tensors and plain values only",
                 "Use a file from a source you trust that was saved as a state dict.",
             ) from problem
-        raise _damaged(path, reason.splitlines()[0]) from problem
+        raise damaged_checkpoint(path, reason.splitlines()[0]) from problem
     except Exception as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise _damaged(path, f"not a readable PyTorch file ({reason[:200]})") from problem
+        raise damaged_checkpoint(path, f"not a readable PyTorch file ({reason[:200]})") from problem
 
 
 def _first_match(reason: str) -> str:

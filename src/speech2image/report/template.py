@@ -109,7 +109,7 @@ Bold: best of its column; ≈: its interval overlaps that of the best. The proto
 {%- endfor %}
 </tbody></table></div>
 {%- if stage.columns %}
-<details{% if stage.columns | length > headline %} open{% endif %}>
+<details>
 <summary>Every metric of these runs ({{ stage.columns | length }}), with notes</summary>
 <div class="wide" tabindex="0" role="region" aria-label="Every metric, {{ stage.title }}"><table>
 <thead><tr><th scope="col">metric</th>{% for run in stage.runs %}<th scope="col">{{ run_name(run) }}</th>{% endfor %}</tr></thead><tbody>

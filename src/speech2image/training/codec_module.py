@@ -34,7 +34,6 @@ from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
 from speech2image.weight_files import load_into, read_local_weights
 
-FROZEN_PREFIX = "perceptual."
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 VGG_SHA256 = "397923af"
 LINEAR_URL = "https://github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1/vgg.pth)"
@@ -223,19 +222,19 @@ class CodecModule(TrainingModule):
         if self.revive_share is not None and self.train_step == 0:
             assert isinstance(quantizer, EmaQuantizer)
             with torch.no_grad():
-                quantizer.revive(self.network.latents(images), self._uniform("codec/start"))
+                quantizer.revive(
+                    self.network.latents(images), self.uniform("codec/start", self.network.num_codes)
+                )
 
     def _revive(self, latents: Tensor) -> None:
         over = self.revive_until is not None and self.train_step > self.revive_until
         if self.revive_share is None or over or (self.train_step + 1) % self.revive_every:
             return
         assert isinstance(self.network.quantize, EmaQuantizer)
-        moved = self.network.quantize.revive(latents, self._uniform("codec/revive"), self.revive_share)
+        moved = self.network.quantize.revive(
+            latents, self.uniform("codec/revive", self.network.num_codes), self.revive_share
+        )
         self.record(codes_revived=moved)
-
-    def _uniform(self, stream: str) -> Tensor:
-        draws = self.rng(stream).random(self.network.num_codes, dtype="float32")
-        return torch.from_numpy(draws).to(self.device)
 
     def _gumbel(self, images: Tensor) -> Tensor | None:
         """Draw Gumbel noise on the device from a generator addressed by seed and step."""
@@ -260,16 +259,9 @@ class CodecModule(TrainingModule):
         return scalars
 
     # ---- checkpoint --------------------------------------------------------------------------
-    def checkpoint_state(self) -> dict[str, Any]:
-        """Return weights, optimizers and counters; the frozen perceptual network is left out."""
-        state = super().checkpoint_state()
-        state["module"] = {k: v for k, v in state["module"].items() if not k.startswith(FROZEN_PREFIX)}
-        return state
-
-    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Take over a state of `checkpoint_state`."""
-        frozen = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN_PREFIX)}
-        super().load_checkpoint_state({**state, "module": {**state["module"], **frozen}})
+    def frozen_prefixes(self) -> tuple[str, ...]:
+        """Leave out of checkpoints what is frozen: the perceptual network has its own file."""
+        return ("perceptual.",)
 
 
 def load_perceptual(

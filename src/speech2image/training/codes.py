@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from speech2image.codecs.codec import Codec
-from speech2image.data.batches import _Captions, _sentences
+from speech2image.data.batches import CaptionTable, sentence_rows
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
 from speech2image.data.order import addressed_rng, batch_indices
@@ -176,9 +176,9 @@ class CodeBatches(Dataset[dict[str, Any]]):
         check_store(store, codec_fingerprint)
         self.store = store
         self.rows = np.array([store.index(record.key) for record in corpus.records(split)], np.int64)
-        self.captions = _Captions(corpus, split)
+        self.captions = CaptionTable(corpus, split)
         self.class_ids = corpus.class_ids(split)
-        self.sentences = _sentences(corpus, split, embeddings)
+        self.sentences = sentence_rows(corpus, split, embeddings)
         self.seed, self.batch_size = seed, min(batch_size, len(self.captions.images))
 
     def __len__(self) -> int:

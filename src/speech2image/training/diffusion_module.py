@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -114,11 +113,6 @@ class DiffusionModule(TrainingModule):
         if not self.condition_dropout:
             return None
         return self.uniform("diffusion/null", size) < self.condition_dropout
-
-    def uniform(self, stream: str, *shape: int) -> Tensor:
-        """Draw uniform float32 in [0, 1) of `shape` from `stream`, on the device of the module."""
-        draws = self.rng(stream).random(shape, dtype=np.float32)
-        return torch.from_numpy(draws).to(self.device, non_blocking=True)
 
     def inference_module(self) -> nn.Module:
         """Return the averaged network."""

@@ -334,21 +334,9 @@ class EncoderModule(TrainingModule):
         return values
 
     # ---- checkpoint --------------------------------------------------------------------------
-    def _frozen(self) -> tuple[str, ...]:
+    def frozen_prefixes(self) -> tuple[str, ...]:
         """Return the prefixes of what every session reads from its own file."""
         return tuple(f"{name}." for name, part in self.named_modules() if type(part) in FROZEN)
-
-    def checkpoint_state(self) -> dict[str, Any]:
-        """Return the state without frozen towers: they never change and are gigabytes."""
-        state, frozen = super().checkpoint_state(), self._frozen()
-        kept = {name: value for name, value in state["module"].items() if not name.startswith(frozen)}
-        return {**state, "module": kept}
-
-    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Take over a state of `checkpoint_state`; frozen towers stay as they were built."""
-        frozen = self._frozen()
-        own = {name: value for name, value in self.state_dict().items() if name.startswith(frozen)}
-        super().load_checkpoint_state({**state, "module": {**own, **state["module"]}})
 
     # ---- results -----------------------------------------------------------------------------
     def inference_module(self) -> nn.Module:

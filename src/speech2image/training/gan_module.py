@@ -27,7 +27,6 @@ from speech2image.losses.matching import matching_loss, prototype_loss
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
 
-FROZEN_PREFIX = "image_branch."
 SHARED_PASS_RATIO = 8
 """Discriminators with more weights than this many times the batch's image values see all kinds at once
 (measured: a quarter faster at the published width and batch 4, no gain and more memory for narrow ones)."""
@@ -273,16 +272,9 @@ class GanModule(TrainingModule):
         torch.autograd.backward(list(terms.values()))
         return {name: term.detach() for name, term in terms.items()}
 
-    def checkpoint_state(self) -> dict[str, Any]:
-        """Return weights (live and average), optimizers and counters; the frozen branch is left out."""
-        state = super().checkpoint_state()
-        state["module"] = {k: v for k, v in state["module"].items() if not k.startswith(FROZEN_PREFIX)}
-        return state
-
-    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Take over a state of `checkpoint_state`."""
-        frozen = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN_PREFIX)}
-        super().load_checkpoint_state({**state, "module": {**state["module"], **frozen}})
+    def frozen_prefixes(self) -> tuple[str, ...]:
+        """Leave out of checkpoints what is frozen: the image branch lies in its encoder's run."""
+        return ("image_branch.",)
 
     def inference_module(self) -> nn.Module:
         """Return the averaged generator."""

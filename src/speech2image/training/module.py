@@ -52,6 +52,11 @@ class TrainingModule(pl.LightningModule):
         draws = self.rng(stream).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(draws).to(self.device, non_blocking=True)
 
+    def uniform(self, stream: str, *shape: int) -> Tensor:
+        """Draw uniform float32 in [0, 1) of `shape` from `stream`, on the device of the module."""
+        draws = self.rng(stream).random(shape, dtype=np.float32)
+        return torch.from_numpy(draws).to(self.device, non_blocking=True)
+
     # ---- scalars -----------------------------------------------------------------------------
     def record(self, **scalars: Tensor | float) -> None:
         """Add scalars to their running sums on the device; nothing is synchronised here."""
@@ -117,22 +122,32 @@ class TrainingModule(pl.LightningModule):
         return list(found) if isinstance(found, list) else [found]
 
     # ---- checkpoint --------------------------------------------------------------------------
+    def frozen_prefixes(self) -> tuple[str, ...]:
+        """Return the prefixes of state keys that every session fills from another file."""
+        return ()
+
     def checkpoint_state(self) -> dict[str, Any]:
-        """Return everything a resumed run needs: weights, optimizers and counters.
+        """Return everything a resumed run needs: trained weights, optimizers and counters.
 
         Raises:  TrainingError: a loss since the last flush was no number; such a state is not worth keeping.
         """
         self.check_finite()
+        frozen = self.frozen_prefixes()
         return {
             "train_step": self.train_step,
             "images_seen": self.images_seen,
-            "module": self.state_dict(),
+            "module": {k: v for k, v in self.state_dict().items() if not k.startswith(frozen)},
             "optimizers": [opt.state_dict() for opt in self._raw_optimizers()],
         }
 
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Take over a state of `checkpoint_state`; optimizers are filled when training starts."""
-        self.load_state_dict(state["module"])
+        """Take over a state of `checkpoint_state`; optimizers are filled when training starts.
+
+        What is frozen stays as it was built.
+        """
+        frozen = self.frozen_prefixes()
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
+        self.load_state_dict({**state["module"], **own})
         self.train_step = int(state["train_step"])
         self.images_seen = int(state["images_seen"])
         self._pending_optimizers = list(state["optimizers"])

@@ -23,7 +23,7 @@ from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.transformer import DEAD_KEYS
 from speech2image.errors import CheckpointError
 from speech2image.hub.convert.converted import Converted, require
-from speech2image.hub.weights import _check_archive, _damaged, _must_exist, _unpickle_weights
+from speech2image.hub.weights import check_archive, damaged_checkpoint, must_exist, unpickle_weights
 
 TARGET = "speech2image.diffusion.transformer.DiffusionTransformer"
 #: Heads of every released configuration; no file tells.
@@ -141,16 +141,16 @@ def read_parts(path: Path) -> ReleasedParts:
 
 def _read_nested(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the live model with its prefixes, and the average without; either may be empty."""
-    _must_exist(path)
+    must_exist(path)
     content: Any
     if path.suffix == ".safetensors":
         try:
             content = load_file(path)
         except (SafetensorError, OSError, ValueError) as problem:
-            raise _damaged(path, str(problem)) from problem
+            raise damaged_checkpoint(path, str(problem)) from problem
     else:
-        _check_archive(path)
-        content = _unpickle_weights(path)
+        check_archive(path)
+        content = unpickle_weights(path)
     if isinstance(content, Mapping) and ("model" in content or "ema" in content):
         return _tensors(content.get("model")), _tensors(content.get("ema"))
     state = _tensors(content)
