@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 Command = Callable[..., tuple[int, str, str]]
@@ -298,3 +299,22 @@ def test_an_imported_speech_encoder_embeds(command: Command, tiny: tuple[str, ..
     code, out, err = command("embed", f"run={last_path(out)}", "split=test", f"out={tmp_path}")
     assert code == 0, err
     assert read_embeddings(tmp_path / "test.safetensors").arrays["sentence"].shape[1] == 64
+
+
+def test_generator_is_told_discriminant_directions_of_whole_embeddings(made: dict[str, Path]) -> None:
+    from speech2image.training.painting import GanPainter, make_painter
+    from speech2image.training.runs import load_discriminant, load_generator, read_run
+
+    run = read_run(made["pipe_gan"])
+    discriminant = load_discriminant(run)
+    assert discriminant is not None
+    assert (run.info["embedding_dim"], run.info["sentence_dim"]) == (256, 7), (
+        "eight classes, seven directions"
+    )
+    sentences = torch.nn.functional.normalize(
+        torch.randn(2, 256, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    request = {"seed": 3, "condition": "mean"}
+    painted = make_painter(run, request, torch.device("cpu"))(sentences, [("a", 0), ("b", 0)])
+    plain = GanPainter(load_generator(run), 3, samples_condition=False)
+    assert torch.equal(painted, plain(discriminant(sentences), [("a", 0), ("b", 0)]))

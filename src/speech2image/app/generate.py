@@ -207,7 +207,8 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     painter = make_painter(painter_run, config, device)
-    seed, expected = config["seed"], int(painter_run.info["sentence_dim"])
+    info, seed = painter_run.info, config["seed"]
+    expected = int(info.get("embedding_dim") or info["sentence_dim"])
     found = requests[0].sentence.shape[-1]
     if found != expected:
         raise DataError(f"the encoder gives {found} numbers an utterance, the generator expects {expected}")

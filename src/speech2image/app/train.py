@@ -24,7 +24,7 @@ def train(config: dict[str, Any]) -> Path:
     """Train one run to its end, continuing an unfinished one; return its folder."""
     import torch
 
-    from speech2image.training import codec_fit, diffusion_fit, fit
+    from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit
 
     torch.set_float32_matmul_precision("high")
     config = copy.deepcopy(config)
@@ -43,7 +43,7 @@ def train(config: dict[str, Any]) -> Path:
     assert condition is not None
     if codec_run is not None:
         return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
-    return fit.fit_gan(config, name, folder, condition)
+    return gan_fit.fit_gan(config, name, folder, condition)
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -90,6 +90,12 @@ class FromRunConfig:
     """A generator's condition: the embeddings of a trained encoder."""
 
     run: str = option("auto", "encoder run folder; auto: the newest finished one on this corpus")
+    lda_dim: int | None = option(
+        None,
+        "tell the generator the embedding's discriminant directions, at most this many; null: all of it",
+        low=1,
+        high=4096,
+    )
 
 
 @dataclass

@@ -222,6 +222,11 @@ def _check_stage(config: dict[str, Any]) -> list[str]:
             f"data.image_px: found {config['data']['image_px']} px, but codec.image_px is"
             f" {config['codec'].get('image_px')} px"
         )
+    if (config.get("encoder") or {}).get("lda_dim") and (config.get("loss") or {}).get("semantic_weight"):
+        problems.append(
+            "loss.semantic_weight: compares images with whole embeddings; with encoder.lda_dim take"
+            " loss.prototype_weight"
+        )
     if stage == "diffusion" and not codec.endswith(".CodecFromRun"):
         problems.append("codec: stage=diffusion takes its codes from a trained codec (codec=from_run)")
     return problems

@@ -21,6 +21,7 @@ from speech2image.data.embeddings import (
     write_embeddings,
 )
 from speech2image.errors import ConfigError, DataError
+from speech2image.speech.discriminant import Discriminant
 from speech2image.training.runs import Run, all_runs, load_encoder, open_run
 
 
@@ -29,10 +30,11 @@ class FromRun:
 
     Args:
         run: encoder run folder; `auto`: the newest finished encoder on the same corpus.
+        lda_dim: directions of `speech/discriminant.py` that a generator is told; None: the whole embedding.
     """
 
-    def __init__(self, run: str = "auto") -> None:
-        self.run = run
+    def __init__(self, run: str = "auto", lda_dim: int | None = None) -> None:
+        self.run, self.lda_dim = run, lda_dim
 
     def resolve(self, runs: Path, corpus_name: str) -> Run:
         """Return the encoder's run.
@@ -119,3 +121,28 @@ def run_embeddings(run: Run, corpus: Corpus, front_end: FrontEnd, split: str) ->
     }
     write_embeddings(path, keys, {"sentence": sentences}, meta)
     return read_embeddings(path)
+
+
+def fit_discriminant(corpus: Corpus, embeddings: Embeddings, lda_dim: int | None) -> Discriminant | None:
+    """Return the discriminant directions of training embeddings; None where none are asked for.
+
+    Args:
+        corpus: gives the class of each utterance.
+        embeddings: of the training split.
+        lda_dim: how many directions at most.
+    Raises:  DataError: the corpus has one class only.
+    """
+    if lda_dim is None:
+        return None
+    class_ids = corpus.class_ids("train")
+    class_of = {utterance.key: class_ids[row] for row, utterance in corpus.utterances("train")}
+    labels = np.array([class_of[key] for key in embeddings.keys])
+    return Discriminant.fit(embeddings.arrays["sentence"], labels, lda_dim)
+
+
+def projected(embeddings: Embeddings, discriminant: Discriminant | None) -> Embeddings:
+    """Return embeddings as a generator is told them: their sentences projected, `(U, k)`, where asked for."""
+    if discriminant is None:
+        return embeddings
+    sentence = discriminant(torch.from_numpy(embeddings.arrays["sentence"])).numpy()
+    return Embeddings(embeddings.keys, {**embeddings.arrays, "sentence": sentence}, embeddings.meta)

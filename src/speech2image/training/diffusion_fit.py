@@ -15,6 +15,7 @@ from speech2image.data.corpora import open_corpus
 from speech2image.diffusion.transformer import DiffusionTransformer
 from speech2image.diffusion.variational import VariationalLoss
 from speech2image.training.codes import CodeBatches, CodecFromRun, encode_corpus
+from speech2image.training.conditions import fit_discriminant, projected
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.diffusion_module import DiffusionModule
 from speech2image.training.fit import (
@@ -47,21 +48,22 @@ def fit_diffusion(
     """Train a transformer on the code grids of a codec and the embeddings of an encoder."""
     corpus = open_corpus(config["data"], condition.front_end, config["paths"])
     embeddings = condition_embeddings(condition, corpus, "train")
-    held_out = condition_embeddings(condition, corpus, val_split(corpus))
+    discriminant = fit_discriminant(corpus, embeddings, config["encoder"].get("lda_dim"))
+    told = projected(embeddings, discriminant)
+    held_out = projected(condition_embeddings(condition, corpus, val_split(corpus)), discriminant)
     codec, device = load_codec(codec_run), device_of(config)
     store = encode_corpus(corpus, codec, "train", config["codec"]["num_views"], device)
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
-    sentence_dim = int(embeddings.arrays["sentence"].shape[1])
+    sentence_dim = int(told.arrays["sentence"].shape[1])
     module = make_module(config, codec.num_tokens, codec.grid, sentence_dim)
     trainer, fingerprint = config["trainer"], codec.fingerprint()
-    train = CodeBatches(
-        corpus, "train", store, fingerprint, embeddings, trainer["batch_size"], config["seed"]
-    )
+    train = CodeBatches(corpus, "train", store, fingerprint, told, trainer["batch_size"], config["seed"])
     start = session.resume(module)
     data = SpeechImageData(train, None, start, trainer["max_steps"], (), trainer["num_workers"])
     session.info |= {
         "sentence_dim": sentence_dim,
+        "embedding_dim": embeddings.arrays["sentence"].shape[1],
         "encoder_run": condition.run.info["run_id"] if condition.run else None,
         "codec_run": codec_run.info["run_id"],
         "codec_fingerprint": fingerprint,
@@ -70,7 +72,10 @@ def fit_diffusion(
     }
     paint = _grid_painter(config, codec.to(device))
     session.fit(module, data, [sample_grid(config, session, corpus, held_out, paint)])
-    session.finish(module, nn.ModuleDict({"generator": module.inference_module()}))
+    parts = nn.ModuleDict({"generator": module.inference_module()})
+    if discriminant is not None:
+        parts["discriminant"] = discriminant
+    session.finish(module, parts)
     return folder
 
 

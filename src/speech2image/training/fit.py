@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from speech2image.audio.features import FrontEnd, make_front_end
 from speech2image.config.build import build
-from speech2image.data.batches import ClassBatches, EncoderBatches, GanBatches, ImageBatches
+from speech2image.data.batches import ClassBatches, EncoderBatches, ImageBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
@@ -27,19 +27,19 @@ from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
-from speech2image.training.conditions import FromRun, PublishedEmbeddings, run_embeddings
+from speech2image.training.conditions import (
+    FromRun,
+    PublishedEmbeddings,
+    run_embeddings,
+)
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
-from speech2image.training.gan_module import GanModule
 from speech2image.training.loggers import Journal, WandbLogger
 from speech2image.training.module import TrainingModule
 from speech2image.training.runs import (
     Run,
-    build_discriminators,
-    build_generator,
     build_image_branch,
-    load_encoder,
     new_info,
     read_run,
     write_info,
@@ -87,7 +87,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     module = EncoderModule(
         build(config["encoder"]), vision,
         num_classes=len(corpus.class_names), seed=config["seed"], schedule=schedule_of(config),
-        **_optim_arguments(config), **_loss_arguments(config["loss"]), **_masks(config, front_end),
+        **optim_arguments(config), **_loss_arguments(config["loss"]), **_masks(config, front_end),
     )  # fmt: skip
     _pretrain(module, config, corpus, session)
     train = _encoder_batches(config, corpus, front_end, "train", augment=True)
@@ -181,57 +181,7 @@ def _encoder_batches(
     )  # fmt: skip
 
 
-# ---- generator --------------------------------------------------------------------------------
-def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition) -> Path:
-    """Train StackGAN-v2 on the embeddings of an encoder; return its run folder."""
-    corpus = open_corpus(config["data"], condition.front_end, config["paths"])
-    embeddings = condition_embeddings(condition, corpus, "train")
-    held_out = condition_embeddings(condition, corpus, val_split(corpus))
-    sentence_dim = embeddings.arrays["sentence"].shape[1]
-    pl.seed_everything(config["seed"], verbose=False)
-    session = Session(config, name, folder, corpus)
-    generator = build_generator(config["generator"], sentence_dim)
-    needs_branch = config["loss"]["semantic_weight"] + config["loss"]["prototype_weight"] > 0
-    branch = load_encoder(condition.run)[1] if condition.run and needs_branch else None
-    if needs_branch and branch is None:
-        raise DataError(
-            "loss.semantic_weight and loss.prototype_weight need an encoder run with an image branch",
-            "Type: loss.semantic_weight=0 loss.prototype_weight=0",
-        )
-    loss = {key: value for key, value in config["loss"].items() if key != "objective"}
-    module = GanModule(
-        generator, build_discriminators(config["generator"]), noise_dim=config["generator"]["noise_dim"],
-        image_branch=branch, prototypes=_prototypes(corpus, embeddings) if needs_branch else None,
-        seed=config["seed"], schedule=schedule_of(config), **_optim_arguments(config), **loss,
-    )  # fmt: skip
-    trainer = config["trainer"]
-    train = GanBatches(
-        corpus, "train", embeddings, trainer["batch_size"], config["seed"], config["data"]["image_px"]
-    )
-    start = session.resume(module)
-    data = SpeechImageData(
-        train, None, start, trainer["max_steps"], generator.image_sizes, trainer["num_workers"]
-    )
-    session.info["sentence_dim"] = sentence_dim
-    session.info["encoder_run"] = condition.run.info["run_id"] if condition.run else None
-    session.fit(module, data, [sample_grid(config, session, corpus, held_out, _noise_painter(config))])
-    parts = nn.ModuleDict(
-        {"generator": module.inference_module(), "discriminators": nn.ModuleList(module.discriminators)}
-    )
-    session.finish(module, parts)
-    return folder
-
-
-def _prototypes(corpus: Corpus, embeddings: Embeddings) -> Tensor:
-    """Return the mean training embedding of each class, `(classes, D)`; zero where a class has none."""
-    owners = np.array([corpus.class_ids("train")[row] for row, _ in corpus.utterances("train")])
-    rows = dict(zip(embeddings.keys, embeddings.arrays["sentence"], strict=True))
-    sentences = np.stack([rows[utterance.key] for _, utterance in corpus.utterances("train")])
-    totals = np.zeros((len(corpus.class_names), sentences.shape[1]), np.float32)
-    np.add.at(totals, owners, sentences)
-    return torch.from_numpy(totals)
-
-
+# ---- shared -----------------------------------------------------------------------------------
 def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: str) -> Embeddings:
     """Return the embeddings of one split, by run or by file."""
     if condition.run is not None:
@@ -240,19 +190,6 @@ def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: st
     return condition.files.read(corpus, split)
 
 
-def _noise_painter(config: dict[str, Any]) -> Callable[[pl.LightningModule, Tensor], Tensor]:
-    rng = np.random.Generator(np.random.Philox(config["seed"]))
-    count = config["callbacks"]["sample_grid"]["num_utterances"]
-    noise = torch.from_numpy(rng.standard_normal((count, config["generator"]["noise_dim"]), dtype=np.float32))
-
-    def paint(module: pl.LightningModule, sentence: Tensor) -> Tensor:
-        assert isinstance(module, GanModule)
-        return module.inference_module()(sentence, noise[: len(sentence)].to(sentence.device)).images[-1]
-
-    return paint
-
-
-# ---- shared -----------------------------------------------------------------------------------
 def sample_grid(
     config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings | None,
     paint: Callable[[pl.LightningModule, Tensor], Tensor],
@@ -293,7 +230,8 @@ def schedule_of(config: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def _optim_arguments(config: dict[str, Any]) -> dict[str, Any]:
+def optim_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a training module takes of the group `optim`."""
     optim = config["optim"]
     arguments = {key: optim[key] for key in ("lr", "betas", "weight_decay")}
     if config["stage"] == "encoder":

@@ -261,10 +261,11 @@ class GanModule(TrainingModule):
 
     def _semantic_backward(self, image: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
         assert self.image_branch is not None
-        speech = batch.get("speech_embedding", batch["sentence"])
-        seen, class_id = self.image_branch(image), batch.get("class_id")
-        to_speech, to_image = matching_loss(seen, speech, class_id, self.semantic_gamma)
-        terms = {"loss_semantic": self.semantic_weight * (to_speech + to_image)}
+        seen, terms = self.image_branch(image), {}
+        if self.semantic_weight:
+            speech = batch.get("speech_embedding", batch["sentence"])
+            to_speech, to_image = matching_loss(seen, speech, batch.get("class_id"), self.semantic_gamma)
+            terms["loss_semantic"] = self.semantic_weight * (to_speech + to_image)
         if self.prototype_weight:
             assert isinstance(self.prototypes, Tensor)
             found = prototype_loss(seen, self.prototypes, batch["class_id"], self.semantic_gamma)

@@ -23,11 +23,13 @@ from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.transformer import DiffusionTransformer
 from speech2image.errors import CheckpointError
 from speech2image.gan.stackgan import StackGenerator
+from speech2image.speech.discriminant import Discriminant
 from speech2image.training.diffusion_module import scaled_condition
 from speech2image.training.runs import (
     Run,
     build_schedule,
     load_codec,
+    load_discriminant,
     load_generator,
     load_transformer,
     open_run,
@@ -135,6 +137,24 @@ class DiffusionPainter(Painter):
         return self.codec.decode(found.tokens, self.network.grid).float()
 
 
+class ProjectingPainter(Painter):
+    """Paint from whole embeddings with a generator that is told their discriminant directions.
+
+    Args:
+        discriminant: of the generator's run.
+        painter: of that generator.
+    """
+
+    def __init__(self, discriminant: Discriminant, painter: Painter) -> None:
+        self.discriminant, self.painter = discriminant, painter
+
+    def __call__(
+        self, sentences: Tensor, addresses: Sequence[Address], progress: Progress | None = None
+    ) -> Tensor:
+        """See `Painter`."""
+        return self.painter(self.discriminant(sentences), addresses, progress)
+
+
 def addressed_draws(seed: int, addresses: Sequence[Address], device: torch.device) -> Draw:
     """Return a source of uniform numbers in which each row is drawn from its own address.
 
@@ -168,6 +188,11 @@ def make_painter(run: Run, config: dict[str, Any], device: torch.device) -> Pain
         device: where to paint.
     Raises:  CheckpointError: the codec of the run is not the one it was trained with.
     """
+    painter, discriminant = _own_painter(run, config, device), load_discriminant(run)
+    return painter if discriminant is None else ProjectingPainter(discriminant.to(device), painter)
+
+
+def _own_painter(run: Run, config: dict[str, Any], device: torch.device) -> Painter:
     if run.stage == "gan":
         return GanPainter(load_generator(run).to(device), config["seed"], config["condition"] == "sample")
     codec_run = open_run(run.info["codec_run"], Path(config["paths"]["runs"]), "codec")

@@ -28,6 +28,7 @@ from speech2image.errors import CheckpointError, ConfigError, DataError, nearest
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator
 from speech2image.hub.weights import fill_module, read_weights
+from speech2image.speech.discriminant import Discriminant
 
 
 @dataclass
@@ -210,6 +211,15 @@ def load_generator(run: Run) -> StackGenerator:
     generator = build_generator(run.config["generator"], int(run.info["sentence_dim"]))
     _fill(run, nn.ModuleDict({"generator": generator}))
     return generator
+
+
+def load_discriminant(run: Run) -> Discriminant | None:
+    """Return the projection of sentences that the generator of a run was told; None: it was told all."""
+    if run.config["encoder"].get("lda_dim") is None:
+        return None
+    discriminant = Discriminant(int(run.info["embedding_dim"]), int(run.info["sentence_dim"]))
+    _fill(run, nn.ModuleDict({"discriminant": discriminant}))
+    return discriminant
 
 
 # ---- codecs and diffusion ---------------------------------------------------------------------

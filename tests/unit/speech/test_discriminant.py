@@ -1,0 +1,69 @@
+"""Discriminant directions: where classes differ, not where utterances of one class do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from speech2image.errors import DataError
+from speech2image.speech.discriminant import Discriminant
+
+
+def _utterances(seed: int, num_classes: int = 60, each: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return sentences `(U, 16)`, classes, and the three class factors, hidden under louder nuisance."""
+    rng = np.random.default_rng(seed)
+    factors = rng.standard_normal((num_classes, 3))
+    labels = np.repeat(np.arange(num_classes), each)
+    mixing = np.linalg.qr(rng.standard_normal((16, 16)))[0]
+    hidden = np.concatenate(
+        [
+            factors[labels] * [1.0, 0.3, 0.1],
+            rng.standard_normal((len(labels), 13)) * ([2.0] * 3 + [0.02] * 10),
+        ],
+        1,
+    )
+    hidden += 0.02 * rng.standard_normal(hidden.shape)
+    return (hidden @ mixing).astype(np.float32), labels, factors[labels]
+
+
+def test_keeps_weak_class_directions_and_drops_loud_nuisance() -> None:
+    sentences, labels, factors = _utterances(0)
+    fitted_to = Discriminant.fit(sentences, labels, 3)
+    found = ((torch.from_numpy(sentences) - fitted_to.mean) @ fitted_to.directions).numpy()
+    fitted = np.linalg.lstsq(np.c_[found, np.ones(len(found))], factors, rcond=None)[0]
+    residual = factors - np.c_[found, np.ones(len(found))] @ fitted
+    assert (residual.var(0) / factors.var(0) < 0.1).all()
+
+
+def test_directions_have_equal_variance_and_projections_unit_length() -> None:
+    sentences, labels, _ = _utterances(1)
+    fitted = Discriminant.fit(sentences, labels, 5)
+    plain = (torch.from_numpy(sentences) - fitted.mean) @ fitted.directions
+    assert torch.allclose(plain.mean(0), torch.zeros(5), atol=1e-4)
+    assert torch.allclose(plain.var(0, correction=0), torch.ones(5), rtol=1e-3)
+    assert torch.allclose(fitted(torch.from_numpy(sentences)).norm(dim=1), torch.ones(len(labels)))
+
+
+def test_agrees_with_scikit_learn_up_to_scale() -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    sentences, labels, _ = _utterances(4, num_classes=200, each=30)
+    ours = Discriminant.fit(sentences, labels, 3).directions.double().numpy()
+    theirs = (
+        LinearDiscriminantAnalysis(solver="eigen").fit(sentences.astype(np.float64), labels).scalings_[:, :3]
+    )
+    cosine = (ours * theirs).sum(0) / np.linalg.norm(ours, axis=0) / np.linalg.norm(theirs, axis=0)
+    assert np.abs(cosine) == pytest.approx(np.ones(3), abs=1e-3)
+
+
+def test_few_classes_have_fewer_directions() -> None:
+    sentences, labels, _ = _utterances(2, num_classes=4)
+    assert Discriminant.fit(sentences, labels, 8).directions.shape == (16, 3)
+
+
+def test_one_class_says_so() -> None:
+    sentences, labels, _ = _utterances(3, num_classes=1)
+    with pytest.raises(DataError, match="one class") as raised:
+        Discriminant.fit(sentences, labels, 8)
+    assert "encoder.lda_dim=null" in raised.value.remedy
