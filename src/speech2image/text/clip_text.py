@@ -80,7 +80,9 @@ class ClipTextEncoder(nn.Module):
         rows = self.tokenizer(captions)
         tokens = torch.from_numpy(rows).to(self.model.positional_embedding.device)
         ends = (tokens == self.tokenizer.end).int().argmax(dim=1)
-        num_words = CONTEXT if self.read_padding else int((rows == self.tokenizer.end).argmax(axis=1).max()) + 1
+        num_words = (
+            CONTEXT if self.read_padding else int((rows == self.tokenizer.end).argmax(axis=1).max()) + 1
+        )
         return self.encode(tokens[:, :num_words], ends)
 
     def encode(self, tokens: Tensor, ends: Tensor) -> Condition:

@@ -50,7 +50,11 @@ class ClipTokenizer:
     def __init__(self, path: Path | str | None = None, sha256: str | None = VOCABULARY_SHA256) -> None:
         merges = _read_merges(_shipped() if path is None else Path(path), sha256)
         letters = list(_byte_letters().values())
-        tokens = [*letters, *(letter + _END_OF_WORD for letter in letters), *("".join(pair) for pair in merges)]
+        tokens = [
+            *letters,
+            *(letter + _END_OF_WORD for letter in letters),
+            *("".join(pair) for pair in merges),
+        ]
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
         self.ids = {token: row for row, token in enumerate(tokens)}
         self.start, self.end = len(tokens), len(tokens) + 1
@@ -107,7 +111,8 @@ def _split(text: str) -> list[str]:
         elif kind == "number":
             length = 1
         else:
-            length = sum(1 for _ in itertools.takewhile(lambda sign: _kind(sign) == kind, text[place:]))
+            rest = text[place:]
+            length = next((count for count, sign in enumerate(rest) if _kind(sign) != kind), len(rest))
         if kind != "space":
             words.append(text[place : place + length])
         place += length
@@ -142,7 +147,9 @@ def _read_merges(path: Path, sha256: str | None) -> list[tuple[str, str]]:
         raise CheckpointError(f"CLIP's vocabulary: no file at {path} (nothing is downloaded here)", remedy)
     digest = file_sha256(path)
     if sha256 and not digest.startswith(sha256.lower()):
-        raise CheckpointError(f"CLIP's vocabulary: {path} has sha256 {digest[:16]}…, expected {sha256}", remedy)
+        raise CheckpointError(
+            f"CLIP's vocabulary: {path} has sha256 {digest[:16]}…, expected {sha256}", remedy
+        )
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
         merges = [tuple(line.split()) for line in lines[1 : 1 + _NUM_MERGES] if line.strip()]
