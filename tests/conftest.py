@@ -55,6 +55,31 @@ def tiny_cub(workplace: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_clip(workplace: Path) -> tuple[str, ...]:
+    """Overrides of `encoder=clip_text`: a small random CLIP text side and a short vocabulary, as local files."""
+    import gzip
+
+    from safetensors.torch import save_file
+
+    from speech2image.text.clip_transformer import ClipText
+
+    folder = workplace / "tiny_clip"
+    folder.mkdir()
+    merges = ["b i", "r d</w>", "bi rd</w>", "r e", "re d</w>"]
+    vocabulary = folder / "merges.txt.gz"
+    vocabulary.write_bytes(gzip.compress("\n".join(["#version", *merges, ""]).encode()))
+    torch.manual_seed(0)
+    text = ClipText(2 * 256 + len(merges) + 2, 64, 2, 32)
+    torch.nn.init.normal_(text.positional_embedding)
+    save_file(dict(text.state_dict()), folder / "clip.safetensors")
+    return (
+        f"encoder.weights_path={folder / 'clip.safetensors'}", f"encoder.vocabulary_path={vocabulary}",
+        "encoder.vocabulary_sha256=null", f"encoder.vocab_size={2 * 256 + len(merges) + 2}", "encoder.width=64",
+        "encoder.layers=2", "encoder.embed_dim=32",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
 def tiny_flickr(workplace: Path) -> Path:
     """A few pictures with spoken captions in the official layout of Flickr8k."""
     from PIL import Image

@@ -45,6 +45,12 @@ def test_published_speechclip_towers_build(
     assert f"{parameters} parameters" in out and "image branch" in out
 
 
+def test_published_text_network_builds(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = command("train", "experiment=vq_diffusion_text_cub", "validate_only=true")
+    assert code == 0, err
+    assert " 388,780,871 parameters" in out and " 63,428,096 parameters" in out
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_file_is_short_and_explained(experiment: str) -> None:
     from speech2image.config.compose import conf_dir
@@ -86,7 +92,7 @@ SMALL_DIFFUSION = (
     "generator.dim=32", "generator.heads=2", "codec.num_views=2", "trainer.precision=32-true",
     "sampler=skipping", "sampler.steps=3",
 )  # fmt: skip
-DIFFUSION = [name for name in EXPERIMENTS if name.startswith("s2ivq_d")]
+DIFFUSION = [name for name in EXPERIMENTS if name.startswith(("s2ivq_d", "vq_diffusion"))]
 CODECS = [name for name in EXPERIMENTS if name.startswith("codec")]
 SMALL_GAN = ("generator.gf_dim=4", "generator.df_dim=4", "generator.condition_dim=8", "generator.noise_dim=8")
 
@@ -107,7 +113,8 @@ def stages_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    "experiment", [name for name in EXPERIMENTS if not name.startswith(("stackgan", "s2ivq_d", "codec"))]
+    "experiment",
+    [name for name in EXPERIMENTS if name not in DIFFUSION and not name.startswith(("stackgan", "codec"))],
 )
 def test_encoder_experiment_trains_two_steps(
     experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
@@ -169,25 +176,29 @@ def test_codec_experiment_trains_two_steps(
 
 @pytest.mark.parametrize("experiment", DIFFUSION)
 def test_diffusion_experiment_trains_two_steps(
-    experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
-) -> None:
+    experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path,
+    tiny_clip: tuple[str, ...],
+) -> None:  # fmt: skip
     corpus = corpus_overrides(experiment, tiny_flickr, tiny_cub)
-    dataset = experiment.removeprefix("s2ivq_d_").removesuffix("_small")
+    dataset = next(part for part in reversed(experiment.split("_")) if part not in ("small", "words"))
     data = {"birds": "spoken_birds", "digits": "spoken_digits", "cub": "cub200"}.get(dataset, dataset)
     image_px = next((word.split("=")[1] for word in corpus if word.startswith("data.image_px")), "32")
-    places = []
-    for made in (
-        (f"experiment=sen_{dataset}", "encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64",
+    reads_text = "_text_" in experiment
+    places: dict[str, str] = {}
+    for role, *made in (
+        ("encoder.run", f"experiment=sen_{dataset}", "encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64",
          "vision.pretrain_steps=2", "loss.distinctive_weight=1"),
-        ("experiment=codec_birds", f"data={data}", *SMALL_CODEC, f"codec.image_px={image_px}",
+        ("codec.run", "experiment=codec_birds", f"data={data}", *SMALL_CODEC, f"codec.image_px={image_px}",
          f"codec.patch_px={int(image_px) // 4}"),
     ):  # fmt: skip
+        if role == "encoder.run" and reads_text:
+            continue
         code, out, err = command("train", *made, "debug=two_steps", *corpus, "seed=8")
         assert code == 0, err
-        places.append(out.strip().splitlines()[-1])
+        places[role] = out.strip().splitlines()[-1]
     code, out, err = command(
         "train", f"experiment={experiment}", "debug=two_steps", *corpus, *SMALL_DIFFUSION,
-        f"encoder.run={places[0]}", f"codec.run={places[1]}",
+        *(f"{role}={place}" for role, place in places.items()), *(tiny_clip if reads_text else ()),
     )  # fmt: skip
     assert code == 0, err
     run = Path(out.strip().splitlines()[-1])

@@ -184,3 +184,33 @@ def test_all_kinds_are_evaluated_and_reported_side_by_side(
     page = (tmp_path / "page" / "index.html").read_text()
     assert "Codecs" in page and "Generators" in page and "road_diffusion" in page
     assert "generator runs" in (tmp_path / "page" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["words", "class", "nothing"])
+def test_other_conditions_train_and_paint(
+    command: Command, made: dict[str, Path], tiny: tuple[str, ...], form: str
+) -> None:
+    words = {
+        "words": ("generator.use_words=true", "encoder.run=road_sen", "loss.condition_dropout=0.5"),
+        "class": ("generator.conditioning=class", "encoder=none"),
+        "nothing": ("generator.conditioning=none", "encoder=none", "loss.condition_dropout=0"),
+    }[form]
+    kept = made["road_sen"] / "embeddings" / "train_words"
+    assert form != "words" or not kept.exists(), "runs that read sentences left no words"
+    code, out, err = command(
+        "train", "experiment=s2ivq_d_birds", f"name=told_{form}", "codec.run=road_codec", *words, *tiny, *SHORT,
+        *SMALL, "sampler.guidance_scale=1",
+    )  # fmt: skip
+    if form == "class":
+        assert code == 0, err
+        run = last_path(out)
+        code, _, err = command("generate", f"run={run}", "split=test")
+        assert code == 2 and "6 classes of spoken_birds were never told to" in err
+        code, out, err = command("generate", f"run={run}", "class_id=1", "num_images=2")
+        assert code == 0 and len(images(last_path(out))) == 2, err
+        return
+    assert code == 0, err
+    run = last_path(out)
+    assert form != "words" or (kept / "store.json").exists()
+    code, out, err = command("generate", f"run={run}", "split=test", "max_utterances=3")
+    assert code == 0 and len(images(last_path(out))) == 3, err

@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "speech2image"
 STEPS: tuple[tuple[str, ...], ...] = (
     ("__init__", "types", "errors"),
     ("audio", "images", "config", "weight_files"),
-    ("losses", "speech", "vision", "text", "codecs", "gan", "diffusion"),
+    ("text",),  # left of speech: the cascaded SpeechCLIP speaks through CLIP's text transformer
+    ("losses", "speech", "vision", "codecs", "gan", "diffusion"),
     ("data", "metrics"),
     ("hub",),
     ("training",),

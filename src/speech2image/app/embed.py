@@ -13,9 +13,8 @@ _SPLITS = ("train", "val", "test")
 
 def run(config: dict[str, Any]) -> None:
     """Embed one split or all of them; print the files."""
-    from speech2image.audio.features import make_front_end
     from speech2image.data.embeddings import write_embeddings
-    from speech2image.training.conditions import run_embeddings
+    from speech2image.training.conditions import front_end_of, run_embeddings
     from speech2image.training.runs import open_run
 
     if config["split"] not in (*_SPLITS, "all"):
@@ -23,7 +22,7 @@ def run(config: dict[str, Any]) -> None:
     encoder_run = open_run(config["run"], Path(config["paths"]["runs"]), "encoder")
     settings = encoder_run.config
     corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
-    front_end = make_front_end(settings["audio"]["name"])
+    front_end = front_end_of(settings["audio"]["name"])
     for split in _SPLITS if config["split"] == "all" else (config["split"],):
         if not corpus.utterances(split):
             continue

@@ -54,14 +54,13 @@ def run(config: dict[str, Any]) -> None:
 # ---- encoders ---------------------------------------------------------------------------------
 def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return retrieval metrics of a speech encoder, speech to image and back: by class, or by image."""
-    from speech2image.audio.features import make_front_end
     from speech2image.metrics.retrieval import class_accuracy, recall_at_k, sen_mean_average_precision
-    from speech2image.training.conditions import run_embeddings
+    from speech2image.training.conditions import front_end_of, run_embeddings
 
     settings = scored.config
     corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
     split = config["split"]
-    found = run_embeddings(scored, corpus, make_front_end(settings["audio"]["name"]), split)
+    found = run_embeddings(scored, corpus, front_end_of(settings["audio"]["name"]), split)
     records, utterances = corpus.records(split), corpus.utterances(split)
     if not utterances:
         raise DataError(f"split={split}: no utterance to score", "Type: split=test")
@@ -206,7 +205,7 @@ def repainted(scored: Any, real: np.ndarray) -> tuple[np.ndarray, Any]:
 
 
 def _front_end_of(scored: Any, config: dict[str, Any]) -> str:
-    from speech2image.training.fit import resolve_condition
+    from speech2image.training.conditions import resolve_condition
 
     condition = resolve_condition({**scored.config, "paths": config["paths"]})
     assert condition is not None
@@ -220,6 +219,7 @@ def _generate_split(scored: Any, config: dict[str, Any]) -> None:
         "speech": None,
         "text": None,
         "voice": None,
+        "class_id": None,
         "num_images": 1,
         "condition": "sample",
         "out": None,

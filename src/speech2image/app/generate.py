@@ -1,4 +1,4 @@
-"""`speech2image generate`: paint images from speech, a folder of speech, a text, or a split."""
+"""`speech2image generate`: paint images from speech, a folder of speech, a text, a class, or a split."""
 
 from __future__ import annotations
 
@@ -15,19 +15,33 @@ import torch
 from tqdm import tqdm
 
 from speech2image.data.corpora import open_corpus
+from speech2image.data.words import pad_words
+from speech2image.diffusion.transformer import DiffusionCondition
 from speech2image.errors import ConfigError, DataError
+from speech2image.types import SpeechBatch
 
 _AT_A_TIME = 32
+_SOURCES = ("speech", "text", "class_id")
 _AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
 
 
 @dataclass
 class Request:
-    """One utterance to paint: its sentence embedding and what is known about it."""
+    """One image to paint: what the generator is told, and what is known about the utterance.
+
+    Attributes:
+        name: root of its draws and of its file names.
+        sentence: `(D,)` float32; None: not read.
+        known: goes to the manifest.
+        words: `(N, Dw)` float16; None: not read.
+        class_id: label; None: not read.
+    """
 
     name: str
-    sentence: np.ndarray
+    sentence: np.ndarray | None
     known: dict[str, Any] = field(default_factory=dict)
+    words: np.ndarray | None = None
+    class_id: int | None = None
 
 
 def run(config: dict[str, Any]) -> None:
@@ -38,19 +52,22 @@ def run(config: dict[str, Any]) -> None:
         raise ConfigError(f"num_images: found {config['num_images']}, expected at least 1")
     if config["condition"] not in ("sample", "mean"):
         raise ConfigError(f"condition: found {config['condition']!r}, expected sample or mean")
-    if config["speech"] is not None and config["text"] is not None:
-        raise ConfigError("speech and text were both given", "Give one of them.")
+    given = [key for key in _SOURCES if config[key] is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} were given together", "Give one of them.")
     painter_run = open_run(config["run"], Path(config["paths"]["runs"]), GENERATORS)
     print(generate(painter_run, config))
 
 
 def generate(painter_run: Any, config: dict[str, Any]) -> Path:
     """Paint with one generator run; return the folder of PNGs, manifest and contact sheet."""
-    if config["speech"] is None and config["text"] is None:
+    if all(config[key] is None for key in _SOURCES):
         requests = split_requests(painter_run, config)
         out = Path(config["out"] or painter_run.path / "generated" / config["split"])
+    elif config["class_id"] is not None:
+        out, requests = _class_request(painter_run, config)
     else:
-        out, requests = _spoken_requests(painter_run, config)
+        out, requests = _told_requests(painter_run, config)
     paint(painter_run, requests, out, config)
     return out
 
@@ -58,7 +75,7 @@ def generate(painter_run: Any, config: dict[str, Any]) -> Path:
 # ---- what to paint ----------------------------------------------------------------------------
 def split_requests(painter_run: Any, config: dict[str, Any]) -> list[Request]:
     """Return the utterances of a split of the run's corpus."""
-    from speech2image.training.fit import condition_embeddings, resolve_condition
+    from speech2image.training.conditions import condition_embeddings, resolve_condition, what_is_read
 
     settings = _with_paths(painter_run.config, config["paths"])
     condition = resolve_condition(settings)
@@ -68,8 +85,13 @@ def split_requests(painter_run: Any, config: dict[str, Any]) -> list[Request]:
     utterances = corpus.utterances(split)
     if not utterances:
         raise DataError(f"split={split}: {corpus.manifest.corpus} has no utterance in it", "Type: split=test")
-    embeddings = condition_embeddings(condition, corpus, split)
-    row_of = {key: row for row, key in enumerate(embeddings.keys)}
+    reads = what_is_read(settings["generator"])
+    row_of: dict[str, int] = {}
+    if reads.needs_encoder:
+        embeddings = condition_embeddings(condition, corpus, split, reads.words)
+        row_of = {key: row for row, key in enumerate(embeddings.keys)}
+    if reads.class_id:
+        _check_classes(painter_run, corpus, split)
     records = corpus.records(split)
     real = export_real(corpus, split, settings["data"]["image_px"])
     chosen = range(len(utterances))
@@ -90,9 +112,42 @@ def split_requests(painter_run: Any, config: dict[str, Any]) -> list[Request]:
             "attributes": dict(utterance.attributes),
             "wave": str(wave) if wave else None,
         }
-        sentence = embeddings.arrays["sentence"][row_of[utterance.key]]
-        requests.append(Request(utterance.key, sentence, known))
+        request = Request(utterance.key, None, known, class_id=record.class_id if reads.class_id else None)
+        if reads.needs_encoder:
+            request.sentence = embeddings.arrays["sentence"][row_of[utterance.key]]
+        if reads.words and embeddings.words is not None:
+            request.words = embeddings.words[embeddings.words.index(utterance.key)]
+        requests.append(request)
     return requests
+
+
+def _check_classes(painter_run: Any, corpus: Any, split: str) -> None:
+    """Refuse a split with classes that a class-conditional generator has never seen."""
+    seen = set(corpus.class_ids("train")) if painter_run.info["status"] != "imported" else set()
+    unseen = sorted(set(corpus.class_ids(split)) - seen)
+    if unseen:
+        known = int(painter_run.info["num_classes"])
+        raise DataError(
+            f"split={split}: {len(unseen)} classes of {corpus.manifest.corpus} were never told to"
+            f" {painter_run.path}, first {unseen[0]}",
+            f"Type: class_id=<0 .. {known - 1}>, or split=train for a generator trained on this corpus.",
+        )
+
+
+def _class_request(painter_run: Any, config: dict[str, Any]) -> tuple[Path, list[Request]]:
+    """Return the one request of a class and where its images go."""
+    from speech2image.training.conditions import what_is_read
+
+    number, known = config["class_id"], painter_run.info.get("num_classes")
+    if not what_is_read(painter_run.config["generator"]).class_id:
+        raise ConfigError(
+            f"class_id={number}: {painter_run.path} is not told of classes", "Give text or speech."
+        )
+    if not 0 <= number < known:
+        raise ConfigError(f"class_id: found {number}, expected 0 .. {known - 1}")
+    name = f"class_{number}"
+    out = Path(config["out"] or painter_run.path / "generated" / name)
+    return out, [Request(name, None, {"class_id": number, "utterance": name, "attributes": {}}, None, number)]
 
 
 def _with_paths(settings: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
@@ -117,10 +172,45 @@ def export_real(corpus: Any, split: str, image_px: int) -> list[Path]:
     return files
 
 
-def _spoken_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, list[Request]]:
-    from speech2image.audio.features import make_front_end
+def _told_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, list[Request]]:
+    """Return the requests of `speech` or `text`, and where their images go."""
+    from speech2image.training.conditions import what_is_read, words_of
+
+    reads = what_is_read(painter_run.config["generator"])
+    if not reads.needs_encoder:
+        raise ConfigError(
+            f"{painter_run.path} hears no speech and reads no text", "Give class_id, or a split."
+        )
+    encoder, front_end = _encoder_of(painter_run, config)
+    if front_end is None and config["speech"] is not None:
+        raise ConfigError(f"{painter_run.path} reads captions, it hears no speech", "Type: text='a red bird'")
+    text, source = config["text"], Path(config["speech"] or "speech")
+    waves: list[Path | None] = [None]
+    if text is None:
+        waves = [*_audio_files(source)]
+    elif front_end is not None:
+        waves = [_speak(text, config["voice"], painter_run.path / "generated" / "spoken")]
+    out = Path(config["out"] or painter_run.path / "generated" / _slug(text or source.stem or "speech"))
+    requests = []
+    for path in tqdm(waves, desc="listen", unit="file", disable=None):
+        with torch.no_grad():
+            said = encoder([text]) if path is None else encoder(_speech_batch(path, front_end))
+        name = _slug(str(text)) if path is None else path.stem
+        known = {"caption": text, "wave": str(path.resolve()) if path else None}
+        known |= {"utterance": name, "attributes": {}}
+        words = words_of(said)[0] if reads.words else None
+        requests.append(Request(name, said.sentence[0].float().numpy(), known, words))
+    return out, requests
+
+
+def _encoder_of(painter_run: Any, config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the encoder a generator was trained with and its front end, None for captions."""
+    from speech2image.config.build import build
+    from speech2image.training.conditions import front_end_of, reads_captions
     from speech2image.training.runs import load_encoder, open_run
 
+    if reads_captions(painter_run.config["encoder"]):
+        return build(painter_run.config["encoder"]), None
     encoder_id = painter_run.info.get("encoder_run")
     if encoder_id is None:
         raise DataError(
@@ -128,36 +218,18 @@ def _spoken_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, li
             "Import its encoder (speech2image import) and name it: encoder_run in run.json.",
         )
     encoder_run = open_run(encoder_id, Path(config["paths"]["runs"]), "encoder")
-    encoder = load_encoder(encoder_run)[0]
-    front_end = make_front_end(encoder_run.config["audio"]["name"])
-    if config["text"] is not None:
-        waves = [_speak(config["text"], config["voice"], painter_run.path / "generated" / "spoken")]
-        captions: list[str | None] = [config["text"]]
-        out = Path(config["out"] or painter_run.path / "generated" / _slug(config["text"]))
-    else:
-        source = Path(config["speech"])
-        waves = _audio_files(source)
-        captions = [None] * len(waves)
-        out = Path(config["out"] or painter_run.path / "generated" / _slug(source.stem or "speech"))
-    requests = []
-    for path, caption in zip(tqdm(waves, desc="listen", unit="file", disable=None), captions, strict=True):
-        sentence = _embed_file(path, encoder, front_end)
-        known = {"caption": caption, "wave": str(path.resolve()), "utterance": path.stem, "attributes": {}}
-        requests.append(Request(path.stem, sentence, known))
-    return out, requests
+    return load_encoder(encoder_run)[0], front_end_of(encoder_run.config["audio"]["name"])
 
 
-@torch.no_grad()
-def _embed_file(path: Path, encoder: Any, front_end: Any) -> np.ndarray:
+def _speech_batch(path: Path, front_end: Any) -> SpeechBatch:
     from speech2image.audio.read import read_wave
-    from speech2image.types import SpeechBatch
 
     features = torch.from_numpy(front_end(read_wave(path, front_end.sample_rate_hz)))[None]
     length = min(features.shape[1], front_end.max_frames)
     features = features[:, :length]
     wanted = front_end.pad_frames or length
     padded = torch.nn.functional.pad(features, (0, 0, 0, max(0, wanted - length)), value=front_end.pad_value)
-    return encoder(SpeechBatch(padded, torch.tensor([length]))).sentence[0].float().numpy()
+    return SpeechBatch(padded, torch.tensor([length]))
 
 
 def _audio_files(source: Path) -> list[Path]:
@@ -206,25 +278,21 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
     from speech2image.training.painting import make_painter
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    painter = make_painter(painter_run, config, device)
-    info, seed = painter_run.info, config["seed"]
-    expected = int(info.get("embedding_dim") or info["sentence_dim"])
-    found = requests[0].sentence.shape[-1]
-    if found != expected:
-        raise DataError(f"the encoder gives {found} numbers an utterance, the generator expects {expected}")
+    painter, seed = make_painter(painter_run, config, device), config["seed"]
+    _check_widths(painter_run.info, requests[0])
     jobs = [(request, sample) for request in requests for sample in range(config["num_images"])]
     lines: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
     bar = tqdm(total=len(jobs), desc="paint", unit="img", disable=None)
     for start in range(0, len(jobs), _AT_A_TIME):
         part = jobs[start : start + _AT_A_TIME]
-        sentences = torch.from_numpy(np.stack([request.sentence for request, _ in part])).to(device)
+        told = _stacked([request for request, _ in part]).to(device)
 
         def progress(done: int, total: int, start: int = start, count: int = len(part)) -> None:
             bar.update(start + count * done // total - bar.n)
 
         addresses = [(request.name, sample) for request, sample in part]
-        images = to_uint8(painter(sentences, addresses, progress).cpu())
+        images = to_uint8(painter(told, addresses, progress).cpu())
         for (request, sample), image in zip(part, images, strict=True):
             file = f"{_file_name(request.name)}_{sample}.png"
             write_png(out / file, image)
@@ -236,6 +304,33 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
         progress(1, 1)
     bar.close()
     _finish_folder(out, lines, shown)
+
+
+def _check_widths(info: dict[str, Any], request: Request) -> None:
+    for part, what in (("sentence", "an utterance"), ("words", "a word")):
+        value, expected = getattr(request, part), info.get(f"{part}_dim")
+        if part == "sentence":
+            expected = info.get("embedding_dim") or expected  # the painter projects whole embeddings
+        if value is not None and expected is not None and value.shape[-1] != expected:
+            raise DataError(
+                f"the encoder gives {value.shape[-1]} numbers {what}, the generator expects {expected}",
+                "Name the encoder it was trained with (encoder_run in its run.json).",
+            )
+
+
+def _stacked(requests: Sequence[Request]) -> DiffusionCondition:
+    """Return what a batch of requests is told; words are padded to the longest."""
+    words = [request.words for request in requests if request.words is not None]
+    sentences = [request.sentence for request in requests if request.sentence is not None]
+    classes = [request.class_id for request in requests if request.class_id is not None]
+    longest = max((len(own) for own in words), default=0)
+    padded, mask = pad_words(words, longest) if words else (None, None)
+    return DiffusionCondition(
+        torch.from_numpy(np.stack(sentences)) if sentences else None,
+        padded,
+        None if all(len(own) == longest for own in words) else mask,
+        torch.tensor(classes) if classes else None,
+    )
 
 
 def _finish_folder(out: Path, lines: list[dict[str, Any]], shown: list[np.ndarray]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from speech2image.config.runid import run_id
 from speech2image.errors import ConfigError, nearest_names
 
-SYSTEMS = ("stackgan_v2", "li_et_al", "sen", "speechclip", "vqgan", "s2ivq_d")
+SYSTEMS = ("stackgan_v2", "li_et_al", "sen", "speechclip", "vqgan", "s2ivq_d", "vq_diffusion")
 
 
 def run(config: dict[str, Any]) -> None:
@@ -34,6 +34,7 @@ def run(config: dict[str, Any]) -> None:
         "speechclip": _speechclip,
         "vqgan": _vqgan,
         "s2ivq_d": _s2ivq_d,
+        "vq_diffusion": _vq_diffusion,
     }
     print(importers[system](config, Path(config["checkpoint"])))
 
@@ -103,40 +104,115 @@ def _vqgan(config: dict[str, Any], path: Path) -> Path:
 
 
 def _s2ivq_d(config: dict[str, Any], path: Path) -> Path:
-    """Import an S2IVQ-D transformer for a codec that was imported before it."""
+    """Import an S2IVQ-D transformer, with the codec inside its file or one that was imported before."""
     from speech2image.hub.convert.vq_diffusion import convert_s2ivq_d
+
+    codec = _codec_of(config, path)
+    found = convert_s2ivq_d(path, grid=_grid_of(codec))
+    encoder_run = _named_encoder(config)
+    node = {"_target_": _FROM_RUN, "run": encoder_run or "auto"}
+    sizes = {"sentence_dim": 2 * found.arguments["dim"], "encoder_run": encoder_run}
+    return _diffusion(config, path, codec, found, node, sizes)
+
+
+def _vq_diffusion(config: dict[str, Any], path: Path) -> Path:
+    """Import a VQ-Diffusion transformer with the codec and the text tower inside its file, where it has them."""
+    from speech2image.hub.convert.vq_diffusion import convert
+
+    codec = _codec_of(config, path)
+    found = convert(path, grid=_grid_of(codec))
+    form = found.arguments["conditioning"]
+    sizes: dict[str, Any] = {"sentence_dim": None, "encoder_run": None}
+    node: dict[str, Any] = {"_target_": None}
+    if form == "class":
+        sizes["num_classes"] = found.arguments["num_classes"]
+    if form == "cross":
+        sizes["words_dim"] = found.arguments["words_dim"]
+        sizes["encoder_run"] = _named_encoder(config) or _text_inside(config, path)
+        node = {"_target_": _FROM_RUN, "run": sizes["encoder_run"]}
+        if sizes["encoder_run"] is None:
+            node = {"_target_": _CLIP_TEXT, **_clip_text_files(config)}
+    return _diffusion(config, path, codec, found, node, sizes)
+
+
+_FROM_RUN = "speech2image.training.conditions.FromRun"
+_CLIP_TEXT = "speech2image.text.clip_text.ClipTextEncoder"
+
+
+def _clip_text_files(config: dict[str, Any]) -> dict[str, str]:
+    weights = Path(config["paths"]["weights"])
+    return {
+        "weights_path": str(weights / "clip_vit_b32.safetensors"),
+        "vocabulary_path": str(weights / "bpe_simple_vocab_16e6.txt.gz"),
+    }
+
+
+def _named_encoder(config: dict[str, Any]) -> str | None:
     from speech2image.training.runs import open_run
 
-    runs = Path(config["paths"]["runs"])
-    if config["codec_run"] is None:
+    if config["encoder_run"] is None:
+        return None
+    return str(open_run(config["encoder_run"], Path(config["paths"]["runs"]), "encoder").info["run_id"])
+
+
+def _text_inside(config: dict[str, Any], path: Path) -> str | None:
+    """Import CLIP's text tower of a file as an encoder run; return its id, None where there is no tower."""
+    from speech2image.hub.convert.vq_diffusion import convert_text
+
+    found = convert_text(path)
+    if found is None:
+        return None
+    files = {"vocabulary_path": _clip_text_files(config)["vocabulary_path"]}
+    settings = _settings(config, "encoder", "captions", found.target, {**found.arguments, **files})
+    settings["name"] += "_text"
+    sizes = {"sentence_dim": found.arguments["embed_dim"], "words_dim": found.arguments["width"]}
+    return _write(config, settings, {"encoder": found}, path, **sizes).name
+
+
+def _codec_of(config: dict[str, Any], path: Path) -> Any:
+    """Return the run of the codec that is named, or of the one inside the file, imported beside it."""
+    from speech2image.hub.convert.vq_diffusion import read_parts
+    from speech2image.training.runs import open_run, read_run
+
+    if config["codec_run"] is not None:
+        return open_run(config["codec_run"], Path(config["paths"]["runs"]), "codec")
+    if not read_parts(path).codec:
         raise ConfigError(
-            "codec_run: which codec paints the codes of this network? found null",
+            "codec_run: which codec paints the codes of this network? found null, and its file holds none",
             "Import it first: speech2image import system=vqgan checkpoint=last.ckpt code_map=taming_vqvae_974.pt",
         )
-    codec = open_run(config["codec_run"], runs, "codec")
+    name = f"{config['name'] or 'imported_' + config['system']}_codec"
+    return read_run(_vqgan({**config, "name": name}, path))
+
+
+def _grid_of(codec: Any) -> tuple[int, int]:
     rows, columns = codec.info["grid"]
-    found = convert_s2ivq_d(path, grid=(rows, columns))
-    arguments = {"num_steps": 100, "sentence_scale": 1.0, **found.arguments}
+    return rows, columns
+
+
+def _diffusion(
+    config: dict[str, Any], path: Path, codec: Any, found: Any, encoder: dict[str, Any], sizes: dict[str, Any]
+) -> Path:
+    """Write the run of a transformer; `sizes` of its condition, see `training/runs.py`."""
+    own = {key: value for key, value in found.arguments.items() if key not in sizes}
+    arguments = {"num_steps": 100, "sentence_scale": 1.0, "use_words": False, **own}
     if arguments["num_tokens"] != codec.info["num_tokens"]:
         raise ConfigError(
             f"{path.name} does not belong to {codec.path.name}: {arguments['num_tokens']} codes of the network,"
             f" {codec.info['num_tokens']} of the codec",
-            "Import the codec with its code_map, and name that run: codec_run=runs/<id>.",
+            "Name the reduction table (code_map=taming_vqvae_974.pt), or a codec that was imported with it"
+            " (codec_run=runs/<id>).",
         )
     settings = _settings(config, "diffusion", "from_encoder", found.target, arguments)
     settings["data"]["image_px"] = codec.config["codec"]["image_px"]
-    encoder_run = None
-    if config["encoder_run"] is not None:
-        encoder_run = open_run(config["encoder_run"], runs, "encoder").info["run_id"]
     settings |= {
-        "encoder": {"_target_": "speech2image.training.conditions.FromRun", "run": encoder_run or "auto"},
+        "encoder": encoder,
         "codec": {"_target_": "speech2image.training.codes.CodecFromRun", "run": codec.info["run_id"]},
         "loss": {"objective": "vq_diffusion", "schedule": "released"},
         "sampler": {"name": "ancestral", "steps": None, "guidance_scale": 1.0, "top_r": 0.86, "top_k": 0},
     }
     return _write(
-        config, settings, {"generator": found}, path,
-        sentence_dim=2 * arguments["dim"], encoder_run=encoder_run, codec_run=codec.info["run_id"],
+        config, settings, {"generator": found}, path, **sizes, codec_run=codec.info["run_id"],
         codec_fingerprint=codec.info["codec_fingerprint"], num_tokens=arguments["num_tokens"],
         grid=list(arguments["grid"]),
     )  # fmt: skip
@@ -144,7 +220,6 @@ def _s2ivq_d(config: dict[str, Any], path: Path) -> Path:
 
 def _stackgan_v2(config: dict[str, Any], path: Path) -> Path:
     from speech2image.hub.convert.stackgan_v2 import convert_discriminator, convert_generator
-    from speech2image.training.runs import open_run
 
     generator = convert_generator(path)
     critics = [convert_discriminator(Path(file)) for file in config["discriminators"]]
@@ -152,13 +227,8 @@ def _stackgan_v2(config: dict[str, Any], path: Path) -> Path:
     df_dim = critics[0].arguments["df_dim"] if critics else arguments["gf_dim"]
     settings = _settings(config, "gan", "from_encoder", generator.target, {**arguments, "df_dim": df_dim})
     settings["data"]["image_px"] = arguments["base_px"] * 2 ** (arguments["num_stages"] - 1)
-    encoder_run = None
-    if config["encoder_run"] is not None:
-        encoder_run = open_run(config["encoder_run"], Path(config["paths"]["runs"]), "encoder").info["run_id"]
-    settings["encoder"] = {
-        "_target_": "speech2image.training.conditions.FromRun",
-        "run": encoder_run or "auto",
-    }
+    encoder_run = _named_encoder(config)
+    settings["encoder"] = {"_target_": _FROM_RUN, "run": encoder_run or "auto"}
     parts = {"generator": generator} | {f"discriminators.{i}": critic for i, critic in enumerate(critics)}
     return _write(
         config,

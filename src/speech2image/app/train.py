@@ -25,10 +25,11 @@ def train(config: dict[str, Any]) -> Path:
     import torch
 
     from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit
+    from speech2image.training.conditions import resolve_condition
 
     torch.set_float32_matmul_precision("high")
     config = copy.deepcopy(config)
-    condition = fit.resolve_condition(config)  # writes the encoder's run id into the configuration
+    condition = resolve_condition(config)  # writes the encoder's run id into the configuration
     codec_run = diffusion_fit.resolve_codec(config)  # and this one the codec's
     name = run_id(config["name"], config)
     folder = Path(config["paths"]["runs"]) / name
@@ -106,17 +107,30 @@ def _codec_models(config: dict[str, Any]) -> dict[str, Any]:
 
 def _generator_models(config: dict[str, Any]) -> dict[str, Any]:
     """Build generators for an encoder and a codec of the published sizes, where those are not said."""
-    from speech2image.training.runs import build_discriminators, build_generator, build_transformer
+    from speech2image.training.conditions import reads_captions
+    from speech2image.training.runs import (
+        build_discriminators,
+        build_encoder,
+        build_generator,
+        build_transformer,
+    )
 
-    node = config["generator"]
+    node, models = config["generator"], dict[str, Any]()
+    if reads_captions(config["encoder"]):
+        models["text encoder"] = build_encoder(config["encoder"])
+    sizes = models["text encoder"] if models else None
     if config["stage"] == "gan":
-        models: dict[str, Any] = {"generator": build_generator(node, 1024)}
+        models["generator"] = build_generator(node, sizes.sentence_dim if sizes else 1024)
         for size, net in enumerate(build_discriminators(node)):
             models[f"discriminator {size}"] = net
         return models
-    sentence_dim = 2 * node["dim"] if node["conditioning"] == "modulation" else 1024
-    grid = node["grid"] or [8, 8]
-    return {"generator": build_transformer(node, node["num_tokens"] or 256, grid, sentence_dim)}
+    sentence_dim = sizes.sentence_dim if sizes else 1024
+    if node["conditioning"] == "modulation":
+        sentence_dim = 2 * node["dim"]
+    words_dim = sizes.words_dim if sizes else 1024
+    codes, grid = node["num_tokens"] or 256, node["grid"] or [8, 8]
+    models["generator"] = build_transformer(node, codes, grid, sentence_dim, words_dim, 200)
+    return models
 
 
 def _megabytes(count: int) -> str:

@@ -29,6 +29,7 @@ from speech2image.config.schema_diffusion import (
 from speech2image.config.schema_encoder import (
     CascadedSpeechClipConfig,
     ClassTeacherConfig,
+    ClipTextConfig,
     ClipTowerConfig,
     CnnRnnConfig,
     ConvBranchConfig,
@@ -262,6 +263,7 @@ VARIANTS: dict[str, dict[str | None, type]] = {
         "speech2image.speech.conv_gru.ConvGru": ConvGruConfig,
         "speech2image.speech.speechclip.SpeechClip": SpeechClipConfig,
         "speech2image.speech.cascaded.CascadedSpeechClip": CascadedSpeechClipConfig,
+        "speech2image.text.clip_text.ClipTextEncoder": ClipTextConfig,
         "speech2image.training.conditions.FromRun": FromRunConfig,
         "speech2image.training.conditions.PublishedEmbeddings": PublishedEmbeddingsConfig,
     },

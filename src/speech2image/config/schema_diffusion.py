@@ -19,9 +19,11 @@ class DiffusionTransformerConfig:
     heads: int = option(6, "attention heads", low=1, high=128)
     conditioning: str = option(
         "adaptive",
-        "how it hears the utterance: projected adaptive norms, or the embedding itself as scale and shift",
-        choices=("adaptive", "modulation", "none"),
+        "what it is told: the sentence by projected adaptive norms (adaptive) or as scale and shift itself"
+        " (modulation), words by cross-attention (cross), the class, or nothing",
+        choices=("adaptive", "modulation", "cross", "class", "none"),
     )
+    use_words: bool = option(False, "adaptive: also attend to the words of the encoder; cross always does")
     num_steps: int = option(100, "steps T of the noise schedule", low=2, high=10_000)
     table: list[int] | None = option(None, "rows and columns of the position tables; null: the grid's")
     mlp: str = option("fc", "feed-forward layers: linear, or with a 3x3 convolution", choices=("fc", "conv"))
@@ -29,8 +31,11 @@ class DiffusionTransformerConfig:
     activation: str = option("gelu2", "x sigmoid(1.702 x) as released, or exact", choices=("gelu2", "gelu"))
     timestep: str = option("learned", "embedding of the step", choices=("learned", "absolute"))
     null: str | None = option(
-        None, "what stands for no condition; null: as the form has it", choices=("learned", "none", None)
+        None,
+        "what stands for no condition; null: as the form has it",
+        choices=("learned", "mean", "none", None),
     )
+    num_null_words: int = option(1, "learned words that stand for no condition (published: 77)", low=1)
     recompute: bool = option(False, "keep only the input of each block for the backward pass")
     sentence_scale: float | None = option(
         None, "factor on the sentence; null: the root of its size", low=0.001

@@ -107,6 +107,23 @@ class PublishedEmbeddingsConfig:
 
 
 @dataclass
+class ClipTextConfig:
+    """CLIP's text transformer on captions, frozen; weights and vocabulary are local files."""
+
+    weights_path: str | None = option(None, "CLIP's weights in OpenAI's names, a local file")
+    sha256: str | None = option(None, "expected hash (or its beginning) of that file")
+    vocabulary_path: str | None = option(
+        None, "bpe_simple_vocab_16e6.txt.gz, a local file; null: the copy inside open_clip_torch"
+    )
+    vocabulary_sha256: str | None = option(None, "expected hash (or its beginning) of it; null: any file")
+    vocab_size: int = option(49408, "rows of the token table", low=4, high=1_000_000)
+    width: int = option(512, "width of the transformer", low=4, high=4096)
+    layers: int = option(12, "layers of the transformer", low=1, high=64)
+    embed_dim: int = option(512, "width of the joint space", low=4, high=4096)
+    read_padding: bool = option(True, "words are all 77 positions as released; false: up to the end of text")
+
+
+@dataclass
 class NoneConfig:
     """Nothing chosen in this group."""
 

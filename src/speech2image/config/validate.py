@@ -209,12 +209,18 @@ def _check_stage(config: dict[str, Any]) -> list[str]:
         example = "stackgan_v2" if stage == "gan" else "vq_diffusion_small"
         what = "none chosen" if not generator else f"found {generator}"
         problems.append(f"generator: {what}, but stage={stage} needs another (generator={example})")
-    if target and not encoder.startswith("speech2image.training."):
+    untold = not encoder and (config.get("generator") or {}).get("conditioning") in ("class", "none")
+    if target and not untold and not encoder.startswith(("speech2image.training.", "speech2image.text.")):
         problems.append(
             f"encoder: stage={stage} takes its condition from a trained encoder (encoder=from_run)"
+            " or from captions (encoder=clip_text)"
         )
     if stage == "encoder" and not encoder:
         problems.append("encoder: stage=encoder trains an encoder, none chosen (encoder=sen_small)")
+    if stage == "encoder" and encoder.startswith("speech2image.text."):
+        problems.append(
+            "encoder: a text encoder is frozen, there is nothing to train (stage=diffusion or gan)"
+        )
     if stage == "codec" and not codec.startswith("speech2image.codecs."):
         problems.append("codec: stage=codec trains a codec, none chosen (codec=vqgan_small)")
     if stage == "codec" and codec and config["codec"].get("image_px") != config["data"]["image_px"]:

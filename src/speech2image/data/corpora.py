@@ -11,9 +11,18 @@ from typing import Any
 from speech2image.data.corpus import Corpus
 from speech2image.data.manifest import Manifest
 
+#: In place of a front end: captions are read as text, nothing is spoken.
+CAPTIONS = "captions"
+
 
 def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Corpus:
-    """Make, scan and prepare a corpus as far as needed, and open it."""
+    """Make, scan and prepare a corpus as far as needed, and open it.
+
+    Args:
+        data: the group of that name.
+        front_end_name: acoustic features of its recordings, or `CAPTIONS`.
+        paths: the group of that name.
+    """
     from speech2image.audio.features import make_front_end
     from speech2image.data.prepare import prepare_corpus
 
@@ -21,7 +30,7 @@ def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]
     return prepare_corpus(
         manifest,
         cache_folder(data, front_end_name, paths),
-        make_front_end(front_end_name),
+        None if front_end_name == CAPTIONS else make_front_end(front_end_name),
         image_px=data["image_px"],
         speak=data["speak"],
         max_captions=data["max_captions"],

@@ -28,6 +28,7 @@ class Corpus:
         images: `(H, W, 3)` uint8 with the shorter side at the loading size, keyed by image.
         image_px: side of the largest crop a model sees.
         fingerprint: what all of it depends on.
+        is_spoken: False: captions are read as text, `mel` is empty.
     """
 
     def __init__(self, folder: Path, was_ready: bool = True) -> None:
@@ -35,6 +36,7 @@ class Corpus:
         try:
             record = json.loads((self.folder / "corpus.json").read_text())
             self.image_px, self.fingerprint = int(record["image_px"]), str(record["fingerprint"])
+            self.is_spoken = record.get("front_end", {}) is not None
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{folder} is no prepared corpus ({error})", "Type: speech2image prepare"
@@ -50,12 +52,15 @@ class Corpus:
 
     @lru_cache(maxsize=8)  # noqa: B019
     def utterances(self, split: str) -> list[tuple[int, Utterance]]:
-        """Return the utterances of a split that have a recording, with the row of their image."""
+        """Return the utterances of a split with the row of their image: those with a recording.
+
+        Where captions are read as text, all of them.
+        """
         return [
             (row, utterance)
             for row, record in enumerate(self.records(split))
             for utterance in record.utterances
-            if utterance.wave is not None
+            if utterance.wave is not None or not self.is_spoken
         ]
 
     @lru_cache(maxsize=8)  # noqa: B019

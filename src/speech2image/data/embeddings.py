@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from speech2image.data.corpus import Corpus
 from speech2image.data.safe_pickle import read_pickle
+from speech2image.data.store import RaggedStore
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
 
@@ -24,11 +25,19 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows of arrays, one an utterance: `keys[i]` belongs to `arrays[name][i]`."""
+    """Rows of arrays, one an utterance: `keys[i]` belongs to `arrays[name][i]`.
+
+    Attributes:
+        keys: one unique key a row.
+        arrays: named arrays of as many rows.
+        meta: where they come from.
+        words: memory-mapped store of `(N, D)` float16 an utterance, by the same keys; None: not kept.
+    """
 
     keys: list[str]
     arrays: dict[str, npt.NDArray[Any]]
     meta: dict[str, Any]
+    words: RaggedStore | None = None
 
 
 def write_embeddings(

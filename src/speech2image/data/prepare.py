@@ -46,7 +46,7 @@ Array = npt.NDArray[Any]
 def prepare_corpus(
     manifest: Manifest,
     folder: Path,
-    front_end: FrontEnd,
+    front_end: FrontEnd | None,
     *,
     image_px: int,
     speak: str | None = None,
@@ -59,7 +59,8 @@ def prepare_corpus(
     Args:
         manifest: what to prepare.
         folder: where the result goes; nothing is ever written into the corpus itself.
-        front_end: acoustic features of the recordings.
+        front_end: acoustic features of the recordings; None: captions are read as text, nothing is spoken
+            and no recording is looked at.
         image_px: side of the crops a model will see; images are kept 76/64 times larger.
         speak: engine for captions without a recording (`espeak`, `tacotron2`); None: leave them.
         max_captions: recordings used of each image; the first captions are spoken.
@@ -72,7 +73,10 @@ def prepare_corpus(
     """
     findings = Findings(on_error)
     folder = Path(folder).absolute()
-    chosen = _choose(manifest, speak, max_captions, folder)
+    if front_end is None:
+        chosen, speak = _unspoken(manifest, max_captions), None
+    else:
+        chosen = _choose(manifest, speak, max_captions, folder)
     fingerprint = _fingerprint(chosen, front_end, image_px, folder)
     if _is_ready(folder, fingerprint):
         return Corpus(folder, was_ready=True)
@@ -81,18 +85,21 @@ def prepare_corpus(
     by_key = {record.key: record for record in spoken.records}
 
     def features(wave: str) -> Array:
+        assert front_end is not None  # without one there are no recordings
         return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(np.float32)
 
     def pixels(key: str) -> Array:
         return load_image(spoken, by_key[key], image_px)
 
-    no_features, no_pixels = np.zeros((0, front_end.mel_dim), np.float32), np.zeros((0, 0, 3), np.uint8)
+    mel_dim = 1 if front_end is None else front_end.mel_dim
+    no_features, no_pixels = np.zeros((0, mel_dim), np.float32), np.zeros((0, 0, 3), np.uint8)
     mel = _Stage(folder / "mel", list(paths), no_features, features, "mel features", "utt")
     images = _Stage(folder / "images", list(by_key), no_pixels, pixels, "images", "img")
     silent, blind = _fill(mel, fingerprint, threads), _fill(images, fingerprint, threads)
     whole = _without(spoken, silent, blind, findings)
     write_manifest(folder / "manifest.jsonl", whole)
-    record = {"fingerprint": fingerprint, "image_px": image_px, "front_end": dataclasses.asdict(front_end)}
+    described = None if front_end is None else dataclasses.asdict(front_end)
+    record = {"fingerprint": fingerprint, "image_px": image_px, "front_end": described}
     write_whole(folder / "corpus.json", json.dumps(record, indent=1).encode())
     return Corpus(folder, was_ready=False)
 
@@ -133,6 +140,21 @@ def _choose(manifest: Manifest, speak: str | None, max_captions: int, folder: Pa
     return dataclasses.replace(manifest, records=tuple(records))
 
 
+def _unspoken(manifest: Manifest, max_captions: int) -> Manifest:
+    """Keep the first `max_captions` captions of each image, without their recordings."""
+    records = tuple(
+        dataclasses.replace(
+            record,
+            utterances=tuple(
+                dataclasses.replace(one, wave=None, speaker=None, engine=None)
+                for one in record.utterances[:max_captions]
+            ),
+        )
+        for record in manifest.records
+    )
+    return dataclasses.replace(manifest, records=records)
+
+
 def _spoken_path(folder: Path, utterance: Utterance, engine: str) -> Path:
     """Name the file of a spoken caption after its words, too: other words, another file."""
     digest = hashlib.blake2b(f"{engine}\0{utterance.caption}".encode(), digest_size=4).hexdigest()
@@ -143,7 +165,7 @@ def _is_ours(wave: str, folder: Path) -> bool:
     return Path(wave).is_relative_to(folder / "speech")
 
 
-def _fingerprint(manifest: Manifest, front_end: FrontEnd, image_px: int, folder: Path) -> str:
+def _fingerprint(manifest: Manifest, front_end: FrontEnd | None, image_px: int, folder: Path) -> str:
     """Hash what the stores depend on; files of the corpus count by size and time, never by content."""
     digest = hashlib.sha256(manifest.digest().encode())
     digest.update(repr((front_end, image_px, "2")).encode())

@@ -80,6 +80,13 @@ class DiffusionCondition:
         words = None if condition.words is None else condition.words.transpose(1, 2)
         return cls(condition.sentence, words, condition.mask, is_null=is_null)
 
+    def to(self, device: torch.device | str) -> DiffusionCondition:
+        """Return the record on `device`."""
+        return DiffusionCondition(
+            *(None if value is None else value.to(device)
+              for value in (self.sentence, self.words, self.mask, self.class_id, self.is_null))
+        )  # fmt: skip
+
     def with_null(self, is_null: bool) -> DiffusionCondition:
         """Return the same record with every item null, or none: the two sides of guidance, equal in shape.
 

@@ -130,8 +130,8 @@ class SampleGrid(pl.Callback):
 
     Args:
         folder: where `step_*.png` go.
-        sentences: `(N, D)` embeddings of held-out utterances.
-        paint: `(module, sentences) -> images (N, 3, H, H)` in [-1, 1], with fixed noise.
+        told: what `paint` is told of held-out utterances: embeddings `(N, D)`, or a record with `to(device)`.
+        paint: `(module, told) -> images (N, 3, H, H)` in [-1, 1], with fixed noise.
         real: `(N, H, W, 3)` uint8, shown in the first grid row pair for comparison.
         every: steps between grids; 0: never.
         wandb: gets the grids too.
@@ -140,13 +140,13 @@ class SampleGrid(pl.Callback):
     def __init__(
         self,
         folder: Path,
-        sentences: Tensor,
-        paint: Callable[[pl.LightningModule, Tensor], Tensor],
+        told: Any,
+        paint: Callable[[pl.LightningModule, Any], Tensor],
         real: np.ndarray,
         every: int,
         wandb: WandbLogger,
     ) -> None:
-        self.folder, self.sentences, self.paint = folder, sentences, paint
+        self.folder, self.told, self.paint = folder, told, paint
         self.real, self.every, self.wandb = real, every, wandb
 
     def on_train_batch_end(
@@ -165,7 +165,7 @@ class SampleGrid(pl.Callback):
 
     @torch.no_grad()
     def _draw(self, module: TrainingModule) -> None:
-        images = to_uint8(self.paint(module, self.sentences.to(module.device)).float().cpu())
+        images = to_uint8(self.paint(module, self.told.to(module.device)).float().cpu())
         columns = min(8, len(images))
         rows: list[np.ndarray] = []
         for start in range(0, len(images), columns):  # a row of real images above its painted ones

@@ -28,7 +28,7 @@ def fit_codec(config: dict[str, Any], name: str, folder: Path) -> Path:
     val = ImageBatches(corpus, val_split(corpus), trainer["batch_size"], image_px)
     start = session.resume(module)
     data = SpeechImageData(train, val, start, trainer["max_steps"], (), trainer["num_workers"])
-    session.fit(module, data, [sample_grid(config, session, corpus, None, repaint)])
+    session.fit(module, data, [sample_grid(config, session, corpus, val_split(corpus), None, repaint)])
     codec = module.codec()
     session.info |= {
         "num_tokens": codec.num_tokens,

@@ -22,6 +22,7 @@ from speech2image.data.embeddings import Embeddings
 from speech2image.data.order import addressed_rng, batch_indices
 from speech2image.data.pixels import CropTable
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
+from speech2image.data.words import WordTable
 from speech2image.errors import ConfigError, DataError
 from speech2image.images.pyramid import pyramid
 from speech2image.training.runs import Run, all_runs, open_run
@@ -151,17 +152,19 @@ def check_store(store: RaggedStore, codec_fingerprint: str) -> None:
 
 # ---- batches ----------------------------------------------------------------------------------
 class CodeBatches(Dataset[dict[str, Any]]):
-    """Batches for diffusion: the code grid of one view of an image, and the sentence of an utterance.
+    """Batches for diffusion: the code grid of one view of an image, and what is told about it.
 
-    Item: `tokens` `(B, L)` int64, `sentence` `(B, D)` float32, and `(B,)` int64 `class_id`, `image_index`
-    (place in `corpus.records(split)`) and `utterance_index` (place in `corpus.utterances(split)`).
+    Item: `tokens` `(B, L)` int64, and `(B,)` int64 `class_id`, `image_index` (place in `corpus.records(split)`)
+    and `utterance_index` (place in `corpus.utterances(split)`); with embeddings `sentence` `(B, D)` float32;
+    with words `words` `(B, N, Dw)` float16 and, where utterances differ in length, `mask` `(B, N)` bool.
 
     Args:
         corpus: prepared corpus.
         split: its split; images without a recording are left out.
         store: from `encode_corpus`.
         codec_fingerprint: of the codec that will decode; a store of another one is refused.
-        embeddings: the array `sentence` `(N, D)` with a row for each utterance of the split.
+        embeddings: the array `sentence` `(N, D)` with a row for each utterance of the split, and words where
+            the network reads them; None: it reads neither.
         batch_size: images in a batch B; at most as many as the split has.
         seed: root of all draws.
 
@@ -170,15 +173,18 @@ class CodeBatches(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, corpus: Corpus, split: str, store: RaggedStore, codec_fingerprint: str, embeddings: Embeddings,
-        batch_size: int, seed: int,
+        self, corpus: Corpus, split: str, store: RaggedStore, codec_fingerprint: str,
+        embeddings: Embeddings | None, batch_size: int, seed: int,
     ) -> None:  # fmt: skip
         check_store(store, codec_fingerprint)
         self.store = store
         self.rows = np.array([store.index(record.key) for record in corpus.records(split)], np.int64)
         self.captions = CaptionTable(corpus, split)
         self.class_ids = corpus.class_ids(split)
-        self.sentences = sentence_rows(corpus, split, embeddings)
+        self.sentences = None if embeddings is None else sentence_rows(corpus, split, embeddings)
+        self.words: WordTable | None = None
+        if embeddings is not None and embeddings.words is not None:
+            self.words = WordTable(corpus, split, embeddings)
         self.seed, self.batch_size = seed, min(batch_size, len(self.captions.images))
 
     def __len__(self) -> int:
@@ -192,10 +198,18 @@ class CodeBatches(Dataset[dict[str, Any]]):
         rows = self.rows[images]
         views = addressed_rng(self.seed, "codes/view", step).integers(0, self.store.shapes[rows, 0])
         tokens = np.stack([self.store[row][view] for row, view in zip(rows, views, strict=True)])
-        return {
+        return self._told(utterances) | {
             "tokens": torch.from_numpy(tokens.astype(np.int64)),
-            "sentence": torch.from_numpy(self.sentences[utterances]),
             "class_id": torch.from_numpy(self.class_ids[images]),
             "image_index": torch.from_numpy(images),
             "utterance_index": torch.from_numpy(utterances),
         }
+
+    def _told(self, utterances: npt.NDArray[np.int64]) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        if self.sentences is not None:
+            told["sentence"] = torch.from_numpy(self.sentences[utterances])
+        if self.words is not None:
+            words, mask = self.words.batch(utterances)
+            told |= {"words": words} if mask is None else {"words": words, "mask": mask}
+        return told

@@ -7,21 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from speech2image.codecs.codec import Codec
 from speech2image.config.build import build
+from speech2image.data.batches import sentence_rows
 from speech2image.data.corpora import open_corpus
-from speech2image.diffusion.transformer import DiffusionTransformer
+from speech2image.data.corpus import Corpus
+from speech2image.data.embeddings import Embeddings
+from speech2image.data.pixels import Indices
+from speech2image.data.words import WordTable
+from speech2image.diffusion.transformer import DiffusionCondition, DiffusionTransformer
 from speech2image.diffusion.variational import VariationalLoss
+from speech2image.errors import ConfigError
 from speech2image.training.codes import CodeBatches, CodecFromRun, encode_corpus
-from speech2image.training.conditions import fit_discriminant, projected
+from speech2image.training.conditions import (
+    Reads,
+    ResolvedCondition,
+    condition_embeddings,
+    fit_discriminant,
+    projected,
+    what_is_read,
+)
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.diffusion_module import DiffusionModule
 from speech2image.training.fit import (
-    ResolvedCondition,
     Session,
-    condition_embeddings,
     device_of,
     sample_grid,
     schedule_of,
@@ -45,33 +57,40 @@ def resolve_codec(config: dict[str, Any]) -> Run | None:
 def fit_diffusion(
     config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition, codec_run: Run
 ) -> Path:
-    """Train a transformer on the code grids of a codec and the embeddings of an encoder."""
+    """Train a transformer on the code grids of a codec and what its form reads of the condition."""
     corpus = open_corpus(config["data"], condition.front_end, config["paths"])
-    embeddings = condition_embeddings(condition, corpus, "train")
-    discriminant = fit_discriminant(corpus, embeddings, config["encoder"].get("lda_dim"))
-    told = projected(embeddings, discriminant)
-    held_out = projected(condition_embeddings(condition, corpus, val_split(corpus)), discriminant)
+    reads = what_is_read(config["generator"])
+    embeddings, discriminant = _embeddings(condition, corpus, "train", reads), None
+    if embeddings is not None and reads.sentence:
+        discriminant = fit_discriminant(corpus, embeddings, config["encoder"].get("lda_dim"))
+        embeddings = projected(embeddings, discriminant)
     codec, device = load_codec(codec_run), device_of(config)
     store = encode_corpus(corpus, codec, "train", config["codec"]["num_views"], device)
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
-    sentence_dim = int(told.arrays["sentence"].shape[1])
-    module = make_module(config, codec.num_tokens, codec.grid, sentence_dim)
+    sizes = condition_sizes(corpus, embeddings, reads)
+    module = make_module(config, codec.num_tokens, codec.grid, **sizes)
     trainer, fingerprint = config["trainer"], codec.fingerprint()
-    train = CodeBatches(corpus, "train", store, fingerprint, told, trainer["batch_size"], config["seed"])
+    train = CodeBatches(
+        corpus, "train", store, fingerprint, embeddings, trainer["batch_size"], config["seed"]
+    )
     start = session.resume(module)
     data = SpeechImageData(train, None, start, trainer["max_steps"], (), trainer["num_workers"])
     session.info |= {
-        "sentence_dim": sentence_dim,
-        "embedding_dim": embeddings.arrays["sentence"].shape[1],
+        **sizes,
+        "embedding_dim": None if discriminant is None else len(discriminant.mean),
         "encoder_run": condition.run.info["run_id"] if condition.run else None,
         "codec_run": codec_run.info["run_id"],
         "codec_fingerprint": fingerprint,
         "num_tokens": codec.num_tokens,
         "grid": list(codec.grid),
     }
+    # Classes of held-out images were never seen where the corpus splits by class.
+    split = "train" if reads.class_id else val_split(corpus)
+    held_out = _embeddings(condition, corpus, split, reads)
+    shown = _shown(corpus, split, held_out and projected(held_out, discriminant), reads)
     paint = _grid_painter(config, codec.to(device))
-    session.fit(module, data, [sample_grid(config, session, corpus, held_out, paint)])
+    session.fit(module, data, [sample_grid(config, session, corpus, split, shown, paint)])
     parts = nn.ModuleDict({"generator": module.inference_module()})
     if discriminant is not None:
         parts["discriminant"] = discriminant
@@ -79,16 +98,58 @@ def fit_diffusion(
     return folder
 
 
+def _embeddings(condition: ResolvedCondition, corpus: Corpus, split: str, reads: Reads) -> Embeddings | None:
+    if not reads.needs_encoder:
+        return None
+    return condition_embeddings(condition, corpus, split, reads.words)
+
+
+def condition_sizes(corpus: Corpus, embeddings: Embeddings | None, reads: Reads) -> dict[str, int | None]:
+    """Return sizes of what a network reads: `sentence_dim`, `words_dim`, `num_classes`.
+
+    Raises:  DataError: words are read, but the embeddings hold none.  ConfigError: the corpus has no classes.
+    """
+    classes = len(corpus.class_names)
+    if reads.class_id and classes == len(corpus.manifest.records):
+        raise ConfigError(
+            f"generator.conditioning=class, but {corpus.manifest.corpus} has no classes: each image is its own",
+            "Take another corpus, or generator.conditioning=adaptive.",
+        )
+    return {
+        "sentence_dim": None if embeddings is None else int(embeddings.arrays["sentence"].shape[1]),
+        "words_dim": WordTable(corpus, "train", embeddings).dim if embeddings and reads.words else None,
+        "num_classes": classes if reads.class_id else None,
+    }
+
+
+def _shown(
+    corpus: Corpus, split: str, embeddings: Embeddings | None, reads: Reads
+) -> Callable[[Indices], DiffusionCondition]:
+    """Return what the grid's utterances are told by, from their places."""
+
+    def told(picks: Indices) -> DiffusionCondition:
+        owners = [corpus.utterances(split)[pick][0] for pick in picks]
+        parts: dict[str, Tensor | None] = {"class_id": torch.from_numpy(corpus.class_ids(split)[owners])}
+        if embeddings is not None:
+            parts["sentence"] = torch.from_numpy(sentence_rows(corpus, split, embeddings)[picks])
+        if embeddings is not None and reads.words:
+            parts["words"], parts["mask"] = WordTable(corpus, split, embeddings).batch(picks)
+        return DiffusionCondition(**parts)
+
+    return told
+
+
 def make_module(
-    config: dict[str, Any], num_tokens: int, grid: tuple[int, int], sentence_dim: int
-) -> DiffusionModule:
-    """Build transformer and loss of a configuration for a codec and an encoder."""
+    config: dict[str, Any], num_tokens: int, grid: tuple[int, int], sentence_dim: int | None,
+    words_dim: int | None = None, num_classes: int | None = None,
+) -> DiffusionModule:  # fmt: skip
+    """Build transformer and loss of a configuration for a codec and what is read of a condition."""
     loss, optim = config["loss"], config["optim"]
     bound = VariationalLoss(
         build_schedule(config, num_tokens), loss["aux_weight"], loss["adaptive"], tuple(loss["mask_weight"])
     )
     return DiffusionModule(
-        build_transformer(config["generator"], num_tokens, grid, sentence_dim), bound,
+        build_transformer(config["generator"], num_tokens, grid, sentence_dim, words_dim, num_classes), bound,
         sentence_scale=config["generator"]["sentence_scale"], lr=optim["lr"], betas=optim["betas"],
         weight_decay=optim["weight_decay"], clip_norm=optim["clip_norm"],
         condition_dropout=loss["condition_dropout"], ema_decay=loss["ema_decay"],
@@ -96,14 +157,15 @@ def make_module(
     )  # fmt: skip
 
 
-def _grid_painter(config: dict[str, Any], codec: Codec) -> Callable[[pl.LightningModule, Tensor], Tensor]:
-    def paint(module: pl.LightningModule, sentence: Tensor) -> Tensor:
+def _grid_painter(config: dict[str, Any], codec: Codec) -> Callable[[pl.LightningModule, Any], Tensor]:
+    def paint(module: pl.LightningModule, told: DiffusionCondition) -> Tensor:
         assert isinstance(module, DiffusionModule)
         network = module.inference_module()
         assert isinstance(network, DiffusionTransformer)
         painter = DiffusionPainter(
             network, codec, module.loss.schedule, config["sampler"], module.sentence_scale, config["seed"]
         )
-        return painter(sentence, [("grid", place) for place in range(len(sentence))])
+        assert told.class_id is not None
+        return painter(told, [("grid", place) for place in range(len(told.class_id))])
 
     return paint

@@ -6,6 +6,7 @@ and loss are in `diffusion/`, networks in `diffusion/transformer.py`, code grids
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,11 +21,14 @@ from speech2image.errors import ConfigError
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
 
+_TOLD = ("sentence", "words", "mask", "class_id")
+
 
 class DiffusionModule(TrainingModule):
     """Train a transformer to denoise code grids.
 
-    Batches are dicts: `tokens` `(B, L)` int64 and `sentence` `(B, D)`.
+    Batches are dicts: `tokens` `(B, L)` int64 and, as the network reads them, `sentence` `(B, D)`, `words`
+    `(B, N, Dw)` with `mask` `(B, N)`, and `class_id` `(B,)`.
 
     Args:
         network: trained in place.
@@ -91,7 +95,8 @@ class DiffusionModule(TrainingModule):
         noised = sample_marginal(
             tokens, t, self.loss.schedule, self.uniform("diffusion/noise", size, length, 2)
         )
-        condition = scaled_condition(batch["sentence"], self.sentence_scale, self._nulls(size))
+        told = DiffusionCondition(**{part: batch[part] for part in _TOLD if part in batch})
+        condition = scaled_condition(told, self.sentence_scale, self._nulls(size))
         logits = self.network(noised, t, condition)
         with torch.autocast(self.device.type, enabled=False):  # the bound is computed in full precision
             terms = self.loss(logits.float(), tokens, noised, t, step_prob)
@@ -120,14 +125,17 @@ class DiffusionModule(TrainingModule):
 
 
 def scaled_condition(
-    sentence: Tensor, scale: float | None = None, is_null: Tensor | None = None
+    told: DiffusionCondition | Tensor, scale: float | None = None, is_null: Tensor | None = None
 ) -> DiffusionCondition:
-    """Return what the transformer is told about sentences `(B, D)`.
+    """Return what the transformer is told, sentences brought to the size it takes.
 
     Args:
-        sentence: embeddings, unit vectors for encoders trained here.
-        scale: factor on them; None: the root of D, so that each number is about one.
+        told: a record, or sentences `(B, D)` alone; unit vectors for encoders trained here.
+        scale: factor on sentences; None: the root of D, so that each number is about one.
         is_null: `(B,)` bool, items that are told nothing.
     """
-    factor = sentence.shape[-1] ** 0.5 if scale is None else scale
-    return DiffusionCondition(sentence=sentence * factor, is_null=is_null)
+    told = DiffusionCondition(sentence=told) if isinstance(told, Tensor) else told
+    sentence = told.sentence
+    if sentence is not None:
+        sentence = sentence * (sentence.shape[-1] ** 0.5 if scale is None else scale)
+    return dataclasses.replace(told, sentence=sentence, is_null=is_null)

@@ -25,8 +25,8 @@ from speech2image.losses.matching import (
     matching_loss,
     retrieval_accuracy,
 )
-from speech2image.speech.cascaded import ClipText
 from speech2image.speech.towers import SpeechTower, random_windows
+from speech2image.text.clip_transformer import ClipText
 from speech2image.training.encoder_checks import check_networks
 from speech2image.training.module import TrainingModule
 from speech2image.types import SpeechBatch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 import warnings
@@ -17,28 +16,22 @@ from torch import Tensor, nn
 
 from speech2image.audio.features import FrontEnd, make_front_end
 from speech2image.config.build import build
-from speech2image.data.batches import ClassBatches, EncoderBatches, ImageBatches
+from speech2image.data.batches import ClassBatches, EncoderBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
-from speech2image.data.embeddings import Embeddings
+from speech2image.data.pixels import CropTable, Indices
 from speech2image.errors import DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
-from speech2image.training.conditions import (
-    FromRun,
-    PublishedEmbeddings,
-    run_embeddings,
-)
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.loggers import Journal, WandbLogger
 from speech2image.training.module import TrainingModule
 from speech2image.training.runs import (
-    Run,
     build_image_branch,
     new_info,
     read_run,
@@ -46,28 +39,6 @@ from speech2image.training.runs import (
 )
 from speech2image.training.schedules import make_schedule
 from speech2image.training.teachers import ClassTeacher, FeatureFile, WithTeacher, fit_on_classes
-
-
-@dataclasses.dataclass
-class ResolvedCondition:
-    """A generator's condition after `auto` is resolved: its encoder's run, or embedding files."""
-
-    run: Run | None
-    files: PublishedEmbeddings | None
-    front_end: str
-
-
-def resolve_condition(config: dict[str, Any]) -> ResolvedCondition | None:
-    """Resolve the encoder of a generator, write its run id into `config`; None for encoders and codecs."""
-    if config["stage"] not in ("gan", "diffusion"):
-        return None
-    condition = build(config["encoder"])
-    if isinstance(condition, PublishedEmbeddings):
-        return ResolvedCondition(None, condition, "s2igan")
-    assert isinstance(condition, FromRun)
-    run = condition.resolve(Path(config["paths"]["runs"]), config["data"]["name"])
-    config["encoder"]["run"] = run.info["run_id"]
-    return ResolvedCondition(run, None, run.config["audio"]["name"])
 
 
 def is_finished(folder: Path) -> bool:
@@ -182,38 +153,26 @@ def _encoder_batches(
 
 
 # ---- shared -----------------------------------------------------------------------------------
-def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: str) -> Embeddings:
-    """Return the embeddings of one split, by run or by file."""
-    if condition.run is not None:
-        return run_embeddings(condition.run, corpus, make_front_end(condition.front_end), split)
-    assert condition.files is not None
-    return condition.files.read(corpus, split)
-
-
 def sample_grid(
-    config: dict[str, Any], session: Session, corpus: Corpus, held_out: Embeddings | None,
-    paint: Callable[[pl.LightningModule, Tensor], Tensor],
+    config: dict[str, Any], session: Session, corpus: Corpus, split: str,
+    shown: Callable[[Indices], Any] | None, paint: Callable[[pl.LightningModule, Any], Tensor],
 ) -> SampleGrid:  # fmt: skip
-    """Return the callback that paints the same held-out utterances, or images, again and again.
+    """Return the callback that paints the same utterances, or images, again and again.
 
     Args:
-        held_out: embeddings of `val_split`; None: `paint` gets the real images `(N, 3, S, S)` in [-1, 1].
-        paint: `(module, sentences) -> images`, see `SampleGrid`.
+        split: whose utterances, evenly spaced.
+        shown: from places in the split's utterances to what `paint` is told; None: `paint` gets the real
+            images `(N, 3, S, S)` in [-1, 1].
+        paint: `(module, told) -> images`, see `SampleGrid`.
     """
-    options, split = config["callbacks"]["sample_grid"], val_split(corpus)
-    owners = [row for row, _ in corpus.utterances(split)] or list(range(len(corpus.records(split))))
+    options = config["callbacks"]["sample_grid"]
+    owners = np.array([row for row, _ in corpus.utterances(split)] or range(len(corpus.records(split))))
     count = min(options["num_utterances"], len(owners))
     picks = np.linspace(0, len(owners) - 1, count).astype(int)
-    pixels = ImageBatches(corpus, split, max(1, len(corpus.records(split))), config["data"]["image_px"])[0][
-        "image"
-    ]
-    pixels = pixels[[owners[pick] for pick in picks]]
-    if held_out is None:
-        shown = pyramid(pixels, (pixels.shape[-1],)).levels[0]
-    else:
-        shown = torch.from_numpy(held_out.arrays["sentence"][picks])
-    real = pixels.permute(0, 2, 3, 1).numpy()
-    return SampleGrid(session.folder / "samples", shown, paint, real, options["every"], session.wandb)
+    pixels = CropTable(corpus, split, config["data"]["image_px"]).centre(owners[picks])
+    told = pyramid(pixels, (pixels.shape[-1],)).levels[0] if shown is None else shown(picks)
+    real = pixels.permute(0, 2, 3, 1).numpy().copy()
+    return SampleGrid(session.folder / "samples", told, paint, real, options["every"], session.wandb)
 
 
 def val_split(corpus: Corpus) -> str:

@@ -15,13 +15,17 @@ from speech2image.data.batches import GanBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
+from speech2image.data.pixels import Indices
 from speech2image.errors import DataError
-from speech2image.training.conditions import fit_discriminant, projected
+from speech2image.training.conditions import (
+    ResolvedCondition,
+    condition_embeddings,
+    fit_discriminant,
+    projected,
+)
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.fit import (
-    ResolvedCondition,
     Session,
-    condition_embeddings,
     optim_arguments,
     sample_grid,
     schedule_of,
@@ -65,10 +69,15 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     )
     session.info |= {
         "sentence_dim": sentence_dim,
-        "embedding_dim": embeddings.arrays["sentence"].shape[1],
+        "embedding_dim": None if discriminant is None else len(discriminant.mean),
         "encoder_run": condition.run.info["run_id"] if condition.run else None,
     }
-    session.fit(module, data, [sample_grid(config, session, corpus, held_out, _noise_painter(config))])
+
+    def shown(picks: Indices) -> Tensor:
+        return torch.from_numpy(held_out.arrays["sentence"][picks])
+
+    grid = sample_grid(config, session, corpus, val_split(corpus), shown, _noise_painter(config))
+    session.fit(module, data, [grid])
     parts = nn.ModuleDict(
         {"generator": module.inference_module(), "discriminators": nn.ModuleList(module.discriminators)}
     )

@@ -1,11 +1,12 @@
 """From sentences to images with a trained generator of either kind, one interface for both.
 
-A painter is called with sentences and, for each, an address (name, sample); all draws are functions of
+A painter is called with what it is told of B images and, for each, an address (name, sample); all draws are functions of
 (seed, address), so neighbours in a batch change nothing.  Commands are in `app/`, samplers in `diffusion/`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from speech2image.data.order import addressed_rng
 from speech2image.diffusion.predictor import Predictor
 from speech2image.diffusion.samplers import Draw, Progress, make_sampler
 from speech2image.diffusion.schedule import MaskReplaceSchedule
-from speech2image.diffusion.transformer import DiffusionTransformer
+from speech2image.diffusion.transformer import DiffusionCondition, DiffusionTransformer
 from speech2image.errors import CheckpointError
 from speech2image.gan.stackgan import StackGenerator
 from speech2image.speech.discriminant import Discriminant
@@ -36,6 +37,8 @@ from speech2image.training.runs import (
 )
 
 Address = tuple[str, int]
+#: What a generator is told of a batch: sentences `(B, D)` alone, or a record.
+Told = Tensor | DiffusionCondition
 #: Keys of the group `sampler` that belong to the predictor, not to the sampler.
 PREDICTOR_KEYS = ("guidance_scale", "top_r", "top_k")
 
@@ -44,13 +47,12 @@ class Painter(ABC):
     """Paint images; `steps` is how many calls of `progress` a batch gives."""
 
     @abstractmethod
-    def __call__(
-        self, sentences: Tensor, addresses: Sequence[Address], progress: Progress | None = None
-    ) -> Tensor:
-        """Paint one image for each sentence.
+    def __call__(self, told: Told, addresses: Sequence[Address], progress: Progress | None = None) -> Tensor:
+        """Paint one image for each address.
 
         Args:
-            sentences: `(B, D)` on the device of the painter.
+            told: of B images, on the device of the painter: sentences `(B, D)`, or a record with words or
+                classes.
             addresses: B names with the number of the sample, the roots of all draws.
             progress: called with (calls done, calls in all) where painting takes several.
 
@@ -71,10 +73,10 @@ class GanPainter(Painter):
         self.generator, self.seed, self.samples_condition = generator, seed, samples_condition
 
     @torch.no_grad()
-    def __call__(
-        self, sentences: Tensor, addresses: Sequence[Address], progress: Progress | None = None
-    ) -> Tensor:
+    def __call__(self, told: Told, addresses: Sequence[Address], progress: Progress | None = None) -> Tensor:
         """See `Painter`."""
+        sentences = told if isinstance(told, Tensor) else told.sentence
+        assert sentences is not None
         noise = self._normal(addresses, "noise", self.generator.noise_dim).to(sentences)
         eps = None
         if self.samples_condition:
@@ -118,22 +120,20 @@ class DiffusionPainter(Painter):
             sentence = torch.zeros(1, network.condition_dim or 1, device=next(network.parameters()).device)
             self._predictor(sentence)
 
-    def _predictor(self, sentences: Tensor) -> Predictor:
+    def _predictor(self, told: Told) -> Predictor:
         condition = null = None
         if self.network.conditioning != "none":
-            condition = scaled_condition(sentences, self.sentence_scale)
+            condition = scaled_condition(told, self.sentence_scale)
             if self.network.has_null:
                 condition, null = condition.with_null(False), condition.with_null(True)
         return Predictor(self.network, condition, null, **self.predictor)
 
     @torch.no_grad()
-    def __call__(
-        self, sentences: Tensor, addresses: Sequence[Address], progress: Progress | None = None
-    ) -> Tensor:
+    def __call__(self, told: Told, addresses: Sequence[Address], progress: Progress | None = None) -> Tensor:
         """See `Painter`."""
-        draw = addressed_draws(self.seed, addresses, sentences.device)
-        shape = (len(sentences), self.network.length)
-        found = self.sampler.sample(self._predictor(sentences), shape, draw, progress)
+        draw = addressed_draws(self.seed, addresses, next(self.network.parameters()).device)
+        shape = (len(addresses), self.network.length)
+        found = self.sampler.sample(self._predictor(told), shape, draw, progress)
         return self.codec.decode(found.tokens, self.network.grid).float()
 
 
@@ -148,11 +148,12 @@ class ProjectingPainter(Painter):
     def __init__(self, discriminant: Discriminant, painter: Painter) -> None:
         self.discriminant, self.painter = discriminant, painter
 
-    def __call__(
-        self, sentences: Tensor, addresses: Sequence[Address], progress: Progress | None = None
-    ) -> Tensor:
+    def __call__(self, told: Told, addresses: Sequence[Address], progress: Progress | None = None) -> Tensor:
         """See `Painter`."""
-        return self.painter(self.discriminant(sentences), addresses, progress)
+        if isinstance(told, Tensor):
+            return self.painter(self.discriminant(told), addresses, progress)
+        heard = dataclasses.replace(told, sentence=self.discriminant(told.sentence))
+        return self.painter(heard, addresses, progress)
 
 
 def addressed_draws(seed: int, addresses: Sequence[Address], device: torch.device) -> Draw:

@@ -215,7 +215,7 @@ def load_generator(run: Run) -> StackGenerator:
 
 def load_discriminant(run: Run) -> Discriminant | None:
     """Return the projection of sentences that the generator of a run was told; None: it was told all."""
-    if run.config["encoder"].get("lda_dim") is None:
+    if run.info.get("embedding_dim") is None:
         return None
     discriminant = Discriminant(int(run.info["embedding_dim"]), int(run.info["sentence_dim"]))
     _fill(run, nn.ModuleDict({"discriminant": discriminant}))
@@ -245,15 +245,18 @@ def load_codec(run: Run) -> Codec:
 
 
 def build_transformer(
-    config: dict[str, Any], num_tokens: int, grid: Sequence[int], sentence_dim: int
-) -> DiffusionTransformer:
+    config: dict[str, Any], num_tokens: int, grid: Sequence[int], sentence_dim: int | None,
+    words_dim: int | None = None, num_classes: int | None = None,
+) -> DiffusionTransformer:  # fmt: skip
     """Build the transformer of a configuration for a codec and an encoder.
 
     Args:
         config: the group `generator`; its `num_tokens` and `grid` may be null: the codec's.
         num_tokens: alphabet of the codec.
         grid: rows and columns of its codes.
-        sentence_dim: size of the encoder's embeddings.
+        sentence_dim: size of the encoder's embeddings, where the form reads them.
+        words_dim: width of its words, where the form reads them.
+        num_classes: classes of the corpus, where the form reads them.
     Raises:  ConfigError: the configuration is for another codec.
     """
     problems = []
@@ -263,8 +266,16 @@ def build_transformer(
         problems.append(f"generator.grid={config['grid']}, the codec's is {list(grid)}")
     if problems:
         raise ConfigError("; ".join(problems), "Take another codec (codec.run=…), or set these keys to null.")
-    node = {key: value for key, value in config.items() if key != "sentence_scale"}
-    told = {} if config["conditioning"] == "none" else {"condition_dim": sentence_dim}
+    form = config["conditioning"]
+    ours = ("sentence_scale", "use_words")
+    node = {key: value for key, value in config.items() if key not in ours}
+    told: dict[str, Any] = {}
+    if form in ("adaptive", "modulation"):
+        told["condition_dim"] = sentence_dim
+    if form == "cross" or (form == "adaptive" and config.get("use_words")):
+        told["words_dim"] = words_dim
+    if form == "class":
+        told["num_classes"] = num_classes
     transformer: DiffusionTransformer = build({**node, "num_tokens": num_tokens, "grid": list(grid)}, **told)
     return transformer
 
@@ -278,8 +289,9 @@ def load_transformer(run: Run) -> DiffusionTransformer:
     """Return the transformer of a diffusion run (moving average), in eval mode."""
     info = run.info
     network = build_transformer(
-        run.config["generator"], int(info["num_tokens"]), info["grid"], int(info["sentence_dim"])
-    )
+        run.config["generator"], int(info["num_tokens"]), info["grid"], info.get("sentence_dim"),
+        info.get("words_dim"), info.get("num_classes"),
+    )  # fmt: skip
     _fill(run, nn.ModuleDict({"generator": network}))
     return network
 

@@ -24,7 +24,7 @@ from speech2image.errors import ConfigError
 ELSEWHERE = {
     "StackGenerator": {"df_dim"},
     "VqGan": {"disc_layers", "disc_width"},
-    "DiffusionTransformer": {"sentence_scale"},
+    "DiffusionTransformer": {"sentence_scale", "use_words"},
 }
 FILLED = {"StackGenerator": {"sentence_dim"}}
 

@@ -18,6 +18,7 @@ from speech2image.data.corpus import Corpus
 from speech2image.data.cub import scan_cub
 from speech2image.data.embeddings import Embeddings
 from speech2image.data.prepare import prepare_corpus
+from speech2image.data.store import RaggedStore, RaggedWriter
 from speech2image.errors import ConfigError, DataError
 from speech2image.images.pyramid import pyramid
 from speech2image.training import codes
@@ -148,3 +149,39 @@ def test_codec_of_a_run_must_fit_the_corpus(tmp_path: Path) -> None:
     assert CodecFromRun().resolve(tmp_path, "spoken_birds", 32).path.name == "b"
     with pytest.raises(DataError, match=r"codes images of 64 px, the corpus has data\.image_px=32"):
         CodecFromRun(str(tmp_path / "a")).resolve(tmp_path, "spoken_birds", 32)
+
+
+def worded(corpus: Corpus, tmp_path: Path, lengths: tuple[int, ...]) -> Embeddings:
+    """Sentences, and words that name their utterance: its place in every number."""
+    embeddings = sentences(corpus)
+    writer = RaggedWriter(tmp_path / "words", embeddings.keys, np.float16, "x")
+    for place in range(len(embeddings.keys)):
+        writer.append(np.full((lengths[place % len(lengths)], 3), place, np.float16))
+    writer.commit()
+    writer.close()
+    return Embeddings(embeddings.keys, embeddings.arrays, {}, RaggedStore.open(tmp_path / "words"))
+
+
+@pytest.mark.parametrize("lengths", [(2, 5, 3), (4,)])
+def test_batches_carry_the_words_of_their_utterances(
+    corpus: Corpus, tmp_path: Path, lengths: tuple[int, ...]
+) -> None:
+    codec, embeddings = small_codec(), worded(corpus, tmp_path, lengths)
+    store = encode_corpus(corpus, codec, "train", VIEWS)
+    batches = CodeBatches(corpus, "train", store, codec.fingerprint(), embeddings, 4, seed=3)
+    for step in range(5):
+        batch = batches[step]
+        words, places = batch["words"], batch["utterance_index"].tolist()
+        assert words.shape == (4, max(lengths), 3) and words.dtype == torch.float16
+        assert ("mask" in batch) == (len(lengths) > 1), "no mask where there is nothing to mask"
+        mask = batch.get("mask", torch.ones(4, 4, dtype=torch.bool))
+        for row, place in enumerate(places):
+            assert int(mask[row].sum()) == lengths[place % len(lengths)]
+            assert (words[row][mask[row]] == place).all() and not words[row][~mask[row]].any()
+
+
+def test_networks_that_read_no_encoder_get_no_sentence(corpus: Corpus) -> None:
+    codec = small_codec()
+    store = encode_corpus(corpus, codec, "train", VIEWS)
+    batch = CodeBatches(corpus, "train", store, codec.fingerprint(), None, 4, seed=3)[0]
+    assert set(batch) == {"tokens", "class_id", "image_index", "utterance_index"}

@@ -26,6 +26,7 @@ from speech2image.hub.convert.converted import Converted, require
 from speech2image.hub.weights import check_archive, damaged_checkpoint, must_exist, unpickle_weights
 
 TARGET = "speech2image.diffusion.transformer.DiffusionTransformer"
+TEXT_TARGET = "speech2image.text.clip_text.ClipTextEncoder"
 #: Heads of every released configuration; no file tells.
 RELEASED_HEADS = 16
 #: Pixels of the images that every released codec was used with.
@@ -102,6 +103,28 @@ def convert_s2ivq_d(
             "Import it with system=vq_diffusion.",
         )
     return _converted(path, parts, "modulation", heads, activation, grid)
+
+
+def convert_text(path: Path) -> Converted | None:
+    """Read the frozen CLIP text tower that the files of text networks hold.
+
+    Returns: arguments and state of `ClipTextEncoder`, vocabulary not named; None where the file has no tower.
+    Raises:  CheckpointError: as `convert`, or a tower of which parts are missing.
+    """
+    text = read_parts(path).text
+    if not text:
+        return None
+    needed = ["token_embedding.weight", "text_projection", "transformer.resblocks.0.ln_1.weight"]
+    require(text, needed, path, "a file with CLIP's text transformer")
+    vocab_size, width = text["token_embedding.weight"].shape
+    layers = {name.split(".")[2] for name in text if name.startswith("transformer.resblocks.")}
+    arguments = {
+        "vocab_size": vocab_size,
+        "width": width,
+        "layers": len(layers),
+        "embed_dim": text["text_projection"].shape[1],
+    }
+    return Converted(TEXT_TARGET, arguments, {f"model.{name}": _single(v) for name, v in text.items()})
 
 
 def read_parts(path: Path) -> ReleasedParts:

@@ -1,0 +1,1 @@
+"""Encoders of captions, the text side of the comparisons: captions in, `Condition` out."""
