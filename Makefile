@@ -22,14 +22,18 @@ setup: .venv/installed ## virtual environment with everything installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: setup ## draw birds, speak captions, train encoder and GAN, paint, score, report
+demo: setup ## draw birds, speak captions, train encoder, GAN and diffusion, paint, score, report
 	$(RUN) prepare data=spoken_birds
 	$(RUN) train experiment=sen_birds
 	$(RUN) evaluate run=sen_birds
 	$(RUN) train experiment=stackgan_v2_birds
 	$(RUN) generate run=stackgan_v2_birds
 	$(RUN) evaluate run=stackgan_v2_birds
-	$(RUN) report runs=[sen_birds,stackgan_v2_birds] out=runs/demo-report
+	$(RUN) train experiment=codec_birds
+	$(RUN) train experiment=s2ivq_d_birds
+	$(RUN) generate run=s2ivq_d_birds
+	$(RUN) evaluate run=s2ivq_d_birds
+	$(RUN) report runs=[sen_birds,stackgan_v2_birds,codec_birds,s2ivq_d_birds] out=runs/demo-report
 
 test: setup ## all tests: no network, no GPU needed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

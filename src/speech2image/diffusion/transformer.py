@@ -188,19 +188,23 @@ class DiffusionTransformer(nn.Module):
         return ConditionBlock(sizes, self.conditioning, self.num_classes or 0, self.null == "learned")
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters: N(0, 0.02) for matrices, tables and null vectors, 0 for biases.
+        """Draw fresh parameters; released forms: N(0, 0.02) for matrices, tables and null vectors, 0 for biases.
 
-        Convolutions keep PyTorch's own; gates, the last steering and the last layer of `adaptive` are 0.
+        `adaptive`: N(0, 1/inputs) for matrices and N(0, 1/d) for tables, so that a narrow network hears its
+        condition from the first steps; gates, the last steering and the last layer are 0.
+        Convolutions keep PyTorch's own.
         """
+        is_adaptive = self.conditioning == "adaptive"
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=_INIT_STD)
             if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 if is_adaptive else _INIT_STD)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=self.dim**-0.5 if is_adaptive else _INIT_STD)
         for name in ("null_sentence", "null_words"):
             if hasattr(self, name):
                 nn.init.normal_(getattr(self, name), std=_INIT_STD)
-        if self.conditioning == "adaptive":
+        if is_adaptive:
             steers = [block.steer for block in self.blocks if isinstance(block, AdaptiveBlock)]
             for linear in (*steers, self.final_steer, self.to_logits[1]):
                 nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
