@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from speech2image.data.corpora import open_corpus
+from speech2image.data.whole import write_whole
 from speech2image.errors import ConfigError, DataError
 
 _AT_A_TIME = 32
@@ -36,6 +37,8 @@ def run(config: dict[str, Any]) -> None:
 
     if config["num_images"] < 1:
         raise ConfigError(f"num_images: found {config['num_images']}, expected at least 1")
+    if config["strip"] < 0:
+        raise ConfigError(f"strip: found {config['strip']}, expected 0 (none) or a number of states")
     if config["condition"] not in ("sample", "mean"):
         raise ConfigError(f"condition: found {config['condition']!r}, expected sample or mean")
     if config["speech"] is not None and config["text"] is not None:
@@ -48,11 +51,19 @@ def generate(painter_run: Any, config: dict[str, Any]) -> Path:
     """Paint with one generator run; return the folder of PNGs, manifest and contact sheet."""
     if config["speech"] is None and config["text"] is None:
         requests = split_requests(painter_run, config)
-        out = Path(config["out"] or painter_run.path / "generated" / config["split"])
+        out = Path(config["out"] or split_folder(painter_run, config["split"], config["sampler"]))
     else:
         out, requests = _spoken_requests(painter_run, config)
     paint(painter_run, requests, out, config)
     return out
+
+
+def split_folder(painter_run: Any, split: str, sampler: dict[str, Any]) -> Path:
+    """Return where the images of a split lie: samplers other than the run's own have folders of their own."""
+    from speech2image.training.painting import sampler_label
+
+    folder: Path = painter_run.path / "generated"
+    return folder / "-".join(filter(None, (split, sampler_label(painter_run, sampler))))
 
 
 # ---- what to paint ----------------------------------------------------------------------------
@@ -198,7 +209,8 @@ def _file_name(key: str) -> str:
 # ---- painting ---------------------------------------------------------------------------------
 @torch.no_grad()
 def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict[str, Any]) -> None:
-    """Paint each request `num_images` times; PNGs, `manifest.jsonl` and `contact_sheet.png` in `out`.
+    """Paint each request `num_images` times into `out`: PNGs, then `contact_sheet.png`, `sampling.json`, with
+    `strip` also `strip.png`, and last `manifest.jsonl`.
 
     Everything drawn is a function of (seed, utterance, sample).
     """
@@ -210,10 +222,13 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
     seed, expected = config["seed"], int(painter_run.info["sentence_dim"])
     found = requests[0].sentence.shape[-1]
     if found != expected:
-        raise DataError(f"the encoder gives {found} numbers an utterance, the generator expects {expected}")
+        raise DataError(
+            f"the encoder gives {found} numbers an utterance, the generator {painter_run.path} expects {expected}",
+            f"Name the encoder it was trained with: encoder_run in {painter_run.path / 'run.json'}",
+        )
     jobs = [(request, sample) for request in requests for sample in range(config["num_images"])]
     lines: list[dict[str, Any]] = []
-    shown: list[np.ndarray] = []
+    sheets, seconds, calls = Sheets(), 0.0, 0
     bar = tqdm(total=len(jobs), desc="paint", unit="img", disable=None)
     for start in range(0, len(jobs), _AT_A_TIME):
         part = jobs[start : start + _AT_A_TIME]
@@ -223,28 +238,72 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
             bar.update(start + count * done // total - bar.n)
 
         addresses = [(request.name, sample) for request, sample in part]
-        images = to_uint8(painter(sentences, addresses, progress).cpu())
+        began = time.perf_counter()
+        painted = painter(sentences, addresses, progress)
+        images = to_uint8(painted.images)  # waits for the device
+        seconds, calls = seconds + time.perf_counter() - began, painted.calls
         for (request, sample), image in zip(part, images, strict=True):
             file = f"{_file_name(request.name)}_{sample}.png"
             write_png(out / file, image)
             lines.append(
                 {"file": file, **request.known, "split": config["split"], "seed": seed, "sample": sample}
             )
-            if len(shown) < 64:
-                shown.append(image)
+        sheets.add(images, painted)
+        painter.strip_frames = 0  # the first images are enough
         progress(1, 1)
     bar.close()
-    _finish_folder(out, lines, shown)
+    sampling = {
+        "images": len(jobs), "seconds": round(seconds, 4), "seconds_per_image": seconds / len(jobs),
+        "network_calls": calls, "images_at_a_time": min(_AT_A_TIME, len(jobs)), "device": device.type,
+        "threads": torch.get_num_threads(), "sampler": _effective_sampler(painter_run, config),
+    }  # fmt: skip
+    _finish_folder(out, lines, sheets, sampling)
 
 
-def _finish_folder(out: Path, lines: list[dict[str, Any]], shown: list[np.ndarray]) -> None:
-    from speech2image.images.grid import contact_sheet, write_png
+def _effective_sampler(painter_run: Any, config: dict[str, Any]) -> dict[str, Any] | None:
+    from speech2image.training.painting import chosen_sampler
 
-    write_png(out / "contact_sheet.png", contact_sheet(shown, min(8, len(shown))))
-    keep = {line["file"] for line in lines} | {"contact_sheet.png"}
+    return chosen_sampler(painter_run, config["sampler"]) if painter_run.stage == "diffusion" else None
+
+
+class Sheets:
+    """The first images of a request, and the states of their chains."""
+
+    num_images, num_strips = 64, 12
+
+    def __init__(self) -> None:
+        self.images: list[np.ndarray] = []
+        self.strip: np.ndarray | None = None
+
+    def add(self, images: np.ndarray, painted: Any) -> None:
+        """Keep of a batch `(B, H, W, 3)` uint8 and its `Painted` what there is room for."""
+        from speech2image.images.grid import contact_sheet, to_uint8
+
+        self.images += list(images[: max(0, self.num_images - len(self.images))])
+        if painted.strip is None:
+            return
+        frames = [to_uint8(frame[: self.num_strips]) for frame in painted.strip]
+        cells = [frame[row] for row in range(len(frames[0])) for frame in frames]
+        last = painted.frame_calls[-1]
+        labels = [f"{call} of {last}" for call in painted.frame_calls] * len(frames[0])
+        self.strip = contact_sheet(cells, len(frames), labels, max(96, images.shape[1]))
+
+    def write(self, out: Path) -> set[str]:
+        """Write the sheets; return their names."""
+        from speech2image.images.grid import contact_sheet, write_png
+
+        sheets = {"contact_sheet.png": contact_sheet(self.images, min(8, len(self.images)))}
+        if self.strip is not None:
+            sheets["strip.png"] = self.strip
+        for name, sheet in sheets.items():
+            write_png(out / name, sheet)
+        return set(sheets)
+
+
+def _finish_folder(out: Path, lines: list[dict[str, Any]], sheets: Sheets, sampling: dict[str, Any]) -> None:
+    keep = {line["file"] for line in lines} | sheets.write(out)
     for old in out.glob("*.png"):  # images of an earlier, longer request would belong to nobody
         if old.name not in keep:
             old.unlink()
-    temporary = out / "manifest.jsonl.part"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, out / "manifest.jsonl")
+    write_whole(out / "sampling.json", (json.dumps(sampling, indent=1) + "\n").encode())
+    write_whole(out / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -99,6 +99,6 @@ def _grid_painter(config: dict[str, Any], codec: Codec) -> Callable[[pl.Lightnin
         painter = DiffusionPainter(
             network, codec, module.loss.schedule, config["sampler"], module.sentence_scale, config["seed"]
         )
-        return painter(sentence, [("grid", place) for place in range(len(sentence))])
+        return painter(sentence, [("grid", place) for place in range(len(sentence))]).images
 
     return paint
