@@ -83,7 +83,24 @@ def test_run_folders_are_like_all_others(made: dict[str, Path]) -> None:
     assert info["codec_run"] == codec["run_id"] and info["codec_fingerprint"] == codec["codec_fingerprint"]
     assert (info["num_tokens"], info["grid"]) == (256, [8, 8])
     stores = list((Path(info["data_folder"]) / "codes").iterdir())
-    assert [store.name for store in stores] == [f"train_{info['codec_fingerprint']}"]
+    assert [store.name for store in stores] == [f"train_{info['codec_fingerprint']}_8views"]
+
+
+def test_prepare_encodes_what_training_reads(
+    command: Command, made: dict[str, Path], tiny: tuple[str, ...]
+) -> None:
+    words = ("prepare", "codec=from_run", "codec.run=road_codec", *tiny[:-1])
+    code, out, err = command(*words)
+    assert code == 0 and "already prepared, nothing to do" in out, err
+    info = json.loads((made["road_diffusion"] / "run.json").read_text())
+    folder = Path(info["data_folder"]) / "codes" / f"train_{info['codec_fingerprint']}_8views"
+    assert f"images x 8 views of 8 x 8 codes by {made['road_codec'].name}" in out and str(folder) in out
+    code, out, err = command(*words, "codec.num_views=2")
+    assert code == 0 and "already prepared" not in out, err
+    code, out, err = command(*words, "codec.num_views=2", "verify=true")
+    assert code == 0 and "already prepared" in out and "has the hash" in out, err
+    code, _, err = command("prepare", "codec=vqgan_small", *tiny[:-1])
+    assert code == 2 and "codec=from_run" in err
 
 
 def test_samples_are_functions_of_seed_and_utterance(

@@ -119,7 +119,7 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
 .line, .raw { fill: none; stroke: var(--colour); stroke-linejoin: round; }
 .line { stroke-width: 2; } .raw { stroke-width: 1; opacity: 0.18; } .dashed { stroke-dasharray: 6 4; }
 .dot { fill: var(--colour); } .whisker { fill: none; stroke: var(--colour); stroke-width: 1.2; opacity: 0.75; }
-.steps { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 16px; align-items: start; }
+.steps { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, max-content); gap: 16px; align-items: start; }
 .steps figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 12px;
   padding: 14px; }
 .steps svg { width: 100%; height: auto; display: block; } .steps td { padding: 5px 12px; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_killed_encoding_goes_on_and_ends_alike(corpus: Corpus, monkeypatch: pyt
     codec = small_codec()
     whole = encode_corpus(corpus, codec, "train", VIEWS).sha256
     other = Corpus(corpus.folder)
-    for file in codes_folder(corpus, codec.fingerprint(), "train").iterdir():
+    for file in codes_folder(corpus, codec.fingerprint(), "train", VIEWS).iterdir():
         file.unlink()
     monkeypatch.setattr(codes, "ENCODE_IMAGES", 2 * VIEWS)
     real, calls = codes._encode_views, []
@@ -95,7 +96,7 @@ def test_killed_encoding_goes_on_and_ends_alike(corpus: Corpus, monkeypatch: pyt
     monkeypatch.setattr(codes, "_encode_views", fails_later)
     with pytest.raises(KeyboardInterrupt):
         encode_corpus(other, codec, "train", VIEWS)
-    assert not (codes_folder(other, codec.fingerprint(), "train") / "store.json").exists()
+    assert not (codes_folder(other, codec.fingerprint(), "train", VIEWS) / "store.json").exists()
     assert encode_corpus(other, codec, "train", VIEWS).sha256 == whole
     assert len(calls) == 3 + 3, "nine images, two at a time: four were done before the kill"
 
@@ -148,3 +149,16 @@ def test_codec_of_a_run_must_fit_the_corpus(tmp_path: Path) -> None:
     assert CodecFromRun().resolve(tmp_path, "spoken_birds", 32).path.name == "b"
     with pytest.raises(DataError, match=r"codes images of 64 px, the corpus has data\.image_px=32"):
         CodecFromRun(str(tmp_path / "a")).resolve(tmp_path, "spoken_birds", 32)
+
+
+def test_store_of_another_codec_in_the_place_is_refused_and_kept(corpus: Corpus) -> None:
+    mine, other = small_codec(0), small_codec(2)
+    store = encode_corpus(corpus, mine, "train", VIEWS)
+    place = codes_folder(corpus, other.fingerprint(), "train", VIEWS)
+    shutil.copytree(store.path, place)
+    before = {file.name: file.read_bytes() for file in place.iterdir()}
+    with pytest.raises(
+        DataError, match=f"made by codec {mine.fingerprint()}, expected codec {other.fingerprint()}"
+    ):
+        encode_corpus(corpus, other, "train", VIEWS)
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == before
