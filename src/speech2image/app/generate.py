@@ -38,7 +38,9 @@ def run(config: dict[str, Any]) -> None:
     if config["num_images"] < 1:
         raise ConfigError(f"num_images: found {config['num_images']}, expected at least 1")
     if config["strip"] < 0:
-        raise ConfigError(f"strip: found {config['strip']}, expected 0 (none) or a number of states")
+        raise ConfigError(
+            f"strip: found {config['strip']}, expected 0 or more states on the way", "Type: strip=8"
+        )
     if config["condition"] not in ("sample", "mean"):
         raise ConfigError(f"condition: found {config['condition']!r}, expected sample or mean")
     if config["speech"] is not None and config["text"] is not None:
@@ -163,7 +165,13 @@ def _embed_file(path: Path, encoder: Any, front_end: Any) -> np.ndarray:
     from speech2image.audio.read import read_wave
     from speech2image.types import SpeechBatch
 
-    features = torch.from_numpy(front_end(read_wave(path, front_end.sample_rate_hz)))[None]
+    wave = read_wave(path, front_end.sample_rate_hz)
+    try:
+        features = torch.from_numpy(front_end(wave))[None]
+    except DataError as error:
+        raise DataError(
+            f"{path}: {error.message}", "Give a longer recording, or a folder without it."
+        ) from None
     length = min(features.shape[1], front_end.max_frames)
     features = features[:, :length]
     wanted = front_end.pad_frames or length

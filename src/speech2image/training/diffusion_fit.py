@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from speech2image.codecs.codec import Codec
@@ -26,7 +27,7 @@ from speech2image.training.fit import (
     schedule_of,
     val_split,
 )
-from speech2image.training.painting import DiffusionPainter
+from speech2image.training.painting import DiffusionPainter, check_sampler
 from speech2image.training.runs import Run, build_schedule, build_transformer, load_codec
 
 
@@ -39,6 +40,20 @@ def resolve_codec(config: dict[str, Any]) -> Run | None:
     run = source.resolve(Path(config["paths"]["runs"]), config["data"]["name"], config["data"]["image_px"])
     config["codec"]["run"] = run.info["run_id"]
     return run
+
+
+def check_parts(config: dict[str, Any], condition: ResolvedCondition, codec_run: Run) -> None:
+    """Refuse parts that do not fit each other before anything is prepared or written.
+
+    Raises:  ConfigError: sizes of network, codec and encoder that differ, a sampler with steps the schedule does
+        not have, guidance or condition dropout for a network without a null condition.
+    """
+    sentence_dim = condition.run.info.get("sentence_dim") if condition.run is not None else None
+    if sentence_dim is None:  # embedding files: known once they are read
+        return
+    info = codec_run.info
+    module = make_module(config, int(info["num_tokens"]), info["grid"], sentence_dim, device="meta")
+    check_sampler(config["sampler"], module.network, module.loss.schedule)
 
 
 def fit_diffusion(
@@ -75,15 +90,17 @@ def fit_diffusion(
 
 
 def make_module(
-    config: dict[str, Any], num_tokens: int, grid: tuple[int, int], sentence_dim: int
+    config: dict[str, Any], num_tokens: int, grid: Sequence[int], sentence_dim: int, device: str = "cpu"
 ) -> DiffusionModule:
-    """Build transformer and loss of a configuration for a codec and an encoder."""
+    """Build transformer (on `device`) and loss of a configuration for a codec and an encoder."""
     loss, optim = config["loss"], config["optim"]
     bound = VariationalLoss(
         build_schedule(config, num_tokens), loss["aux_weight"], loss["adaptive"], tuple(loss["mask_weight"])
     )
+    with torch.device(device):
+        network = build_transformer(config["generator"], num_tokens, grid, sentence_dim)
     return DiffusionModule(
-        build_transformer(config["generator"], num_tokens, grid, sentence_dim), bound,
+        network, bound,
         sentence_scale=config["generator"]["sentence_scale"], lr=optim["lr"], betas=optim["betas"],
         weight_decay=optim["weight_decay"], clip_norm=optim["clip_norm"],
         condition_dropout=loss["condition_dropout"], ema_decay=loss["ema_decay"],

@@ -20,7 +20,7 @@ from speech2image.codecs.codec import Codec
 from speech2image.config.schema import VARIANTS
 from speech2image.data.order import addressed_rng
 from speech2image.diffusion.predictor import Predictor
-from speech2image.diffusion.samplers import Draw, Progress, SampleResult, make_sampler
+from speech2image.diffusion.samplers import Draw, Progress, Sampler, SampleResult, make_sampler
 from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.transformer import DiffusionTransformer
 from speech2image.errors import CheckpointError, ConfigError
@@ -133,14 +133,7 @@ class DiffusionPainter(Painter):
     ) -> None:  # fmt: skip
         self.network, self.codec, self.sentence_scale, self.seed = network, codec, sentence_scale, seed
         self.strip_frames = strip_frames
-        given = {key: value for key, value in sampler.items() if value is not None and key != "name"}
-        self.predictor = {key: given.pop(key) for key in PREDICTOR_KEYS if key in given}
-        if sampler["name"] == "halton":
-            given.setdefault("grid", network.grid)
-        self.sampler = make_sampler(sampler["name"], schedule, **given)
-        if network.conditioning != "none":  # guidance without a null condition is found before any work
-            sentence = torch.zeros(1, network.condition_dim or 1, device=next(network.parameters()).device)
-            self._predictor(sentence)
+        self.predictor, self.sampler = check_sampler(sampler, network, schedule)
 
     def _predictor(self, sentences: Tensor) -> Predictor:
         condition = null = None
@@ -174,6 +167,23 @@ class DiffusionPainter(Painter):
             pale = torch.nn.functional.interpolate(pale, image.shape[-2:], mode="nearest")
             frames.append(image.clamp(-1, 1) * (1 - PALE * pale) + PALE * pale)
         return torch.stack(frames)
+
+
+def check_sampler(
+    sampler: dict[str, Any], network: DiffusionTransformer, schedule: MaskReplaceSchedule
+) -> tuple[dict[str, Any], Sampler]:
+    """Return the predictor's options and the sampler of a group `sampler`.
+
+    Raises:  ConfigError: an unknown sampler or option, steps the schedule does not have, or guidance for a network
+        that was trained without a null condition.
+    """
+    given = {key: value for key, value in sampler.items() if value is not None and key != "name"}
+    predictor = {key: given.pop(key) for key in PREDICTOR_KEYS if key in given}
+    if sampler["name"] == "halton":
+        given.setdefault("grid", network.grid)
+    conditions = (True, True) if network.conditioning != "none" and network.has_null else (None, None)
+    Predictor(network, *conditions, **predictor)
+    return predictor, make_sampler(sampler["name"], schedule, **given)
 
 
 def addressed_draws(seed: int, addresses: Sequence[Address], device: torch.device) -> Draw:
