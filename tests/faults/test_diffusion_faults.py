@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from speech2image.app.cli import main
 from speech2image.data.embeddings import read_embeddings, write_embeddings
 from speech2image.hub.weights import read_weights, save_weights
 
@@ -56,8 +57,6 @@ def tiny(workplace: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def trained(workplace: Path, place: tuple[str, ...], tiny: tuple[str, ...]) -> Path:
     """The folder of all runs, one of each kind trained a single step."""
-    from speech2image.app.cli import main
-
     for name, words in RUNS.items():
         assert main(["train", *words, f"name={name}", *SHORT, *tiny, *place]) == 0, name
     return workplace / "runs"
@@ -75,7 +74,6 @@ def runs(trained: Path, tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def accepted(place: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a command on the copied runs that must succeed; return its output."""
-    from speech2image.app.cli import main
 
     def call(*words: str) -> str:
         capsys.readouterr()
@@ -92,7 +90,6 @@ def refused(
     workplace: Path, place: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Any:
     """Run a command that must be refused without leaving anything; return its message."""
-    from speech2image.app.cli import main
 
     def call(*words: str) -> str:
         (tmp_path / "runs").mkdir(exist_ok=True)
@@ -368,31 +365,18 @@ def test_recording_of_ten_samples_is_painted_where_frames_are_made_of_it(
 
 # ---- losses that are no numbers ---------------------------------------------------------------
 def test_training_stops_at_a_loss_that_is_no_number_and_goes_on_from_before(
-    accepted: Any,
-    runs: dict[str, Path],
-    tiny: tuple[str, ...],
-    place: tuple[str, ...],
-    tmp_path: Path,
+    accepted: Any, runs: dict[str, Path], tiny: tuple[str, ...], place: tuple[str, ...], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     path = runs["fault_sen"] / "embeddings" / "train.safetensors"
     kept = read_embeddings(path)
     sentences = kept.arrays["sentence"].copy()
     sentences[13] = np.nan
     write_embeddings(path, kept.keys, {"sentence": sentences}, kept.meta)
     words = (
-        *DIFFUSION,
-        *SMALL,
-        *SHORT,
-        *tiny,
-        "name=fault_nan",
-        "trainer.max_steps=6",
-        "trainer.log_every=6",
-        "callbacks.checkpoint.every=1",
-        "callbacks.checkpoint.keep=9",
-    )
-    from speech2image.app.cli import main
-
+        *DIFFUSION, *SMALL, *SHORT, *tiny, "name=fault_nan", "trainer.max_steps=6", "trainer.log_every=6",
+        "callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=9",
+    )  # fmt: skip
     code = main([*words, *place, f"paths.runs={tmp_path / 'runs'}"])
     err = capsys.readouterr().err
     assert code == 2 and "Traceback" not in err
