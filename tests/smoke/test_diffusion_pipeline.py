@@ -83,7 +83,24 @@ def test_run_folders_are_like_all_others(made: dict[str, Path]) -> None:
     assert info["codec_run"] == codec["run_id"] and info["codec_fingerprint"] == codec["codec_fingerprint"]
     assert (info["num_tokens"], info["grid"]) == (256, [8, 8])
     stores = list((Path(info["data_folder"]) / "codes").iterdir())
-    assert [store.name for store in stores] == [f"train_{info['codec_fingerprint']}"]
+    assert [store.name for store in stores] == [f"train_{info['codec_fingerprint']}_8views"]
+
+
+def test_prepare_encodes_what_training_reads(
+    command: Command, made: dict[str, Path], tiny: tuple[str, ...]
+) -> None:
+    words = ("prepare", "codec=from_run", "codec.run=road_codec", *tiny[:-1])
+    code, out, err = command(*words)
+    assert code == 0 and "already prepared, nothing to do" in out, err
+    info = json.loads((made["road_diffusion"] / "run.json").read_text())
+    folder = Path(info["data_folder"]) / "codes" / f"train_{info['codec_fingerprint']}_8views"
+    assert f"images x 8 views of 8 x 8 codes by {made['road_codec'].name}" in out and str(folder) in out
+    code, out, err = command(*words, "codec.num_views=2")
+    assert code == 0 and "already prepared" not in out, err
+    code, out, err = command(*words, "codec.num_views=2", "verify=true")
+    assert code == 0 and "already prepared" in out and "has the hash" in out, err
+    code, _, err = command("prepare", "codec=vqgan_small", *tiny[:-1])
+    assert code == 2 and "codec=from_run" in err
 
 
 def test_samples_are_functions_of_seed_and_utterance(
@@ -214,3 +231,79 @@ def test_other_conditions_train_and_paint(
     assert form != "words" or (kept / "store.json").exists()
     code, out, err = command("generate", f"run={run}", "split=test", "max_utterances=3")
     assert code == 0 and len(images(last_path(out))) == 3, err
+
+
+def test_every_sampler_keeps_results_of_its_own_and_the_report_compares_them(
+    command: Command, made: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "road"
+    shutil.copytree(
+        made["road_diffusion"], run, ignore=shutil.ignore_patterns("wandb", "generated", "metrics*")
+    )
+    code, out, err = command("evaluate", f"run={run}")
+    assert code == 0, err
+    code, out, err = command("evaluate", "-m", f"run={run}", "sampler=halton,skipping", "sampler.steps=2,4")
+    assert code == 0, err
+    assert sorted(path.name for path in run.glob("metrics*.json")) == [
+        "metrics-halton-2.json", "metrics-halton-4.json", "metrics-skipping-2.json", "metrics.json",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (run / "generated").iterdir()) == [
+        "test", "test-halton-2", "test-halton-4", "test-skipping-2",
+    ]  # fmt: skip
+    pictures = [images(run / "generated" / name) for name in ("test", "test-halton-4", "test-halton-2")]
+    assert len(pictures[0]) == len(pictures[1]) and any(
+        not np.array_equal(image, pictures[2][name]) for name, image in pictures[1].items()
+    )
+    details = json.loads((run / "metrics-halton-2.json").read_text())["details"]
+    assert details["is_default_sampler"] is False
+    assert details["sampling"]["network_calls"] == 2 and details["sampling"]["seconds_per_image"] > 0
+    assert (
+        details["sampling"]["sampler"] | {"steps": 2, "guidance_scale": 3.0} == details["sampling"]["sampler"]
+    )
+    pages = []
+    for name in ("page", "again"):
+        code, out, err = command("report", f"runs={run}", f"out={tmp_path / name}")
+        assert code == 0, err
+        pages.append(last_path(out).parent)
+    text = (pages[0] / "index.html").read_text()
+    assert "Quality against steps" in text and 'class="whisker c1"' in text
+    rows = [line for line in (pages[0] / "table.md").read_text().splitlines() if line.startswith("| halton")]
+    assert len(rows) == 2
+    figure = pages[0] / "quality_against_steps_road_diffusion.png"
+    assert Image.open(figure).width > 800
+    assert figure.read_bytes() == (pages[1] / figure.name).read_bytes(), "the figure is stable"
+
+
+def test_strip_shows_states_on_the_way(command: Command, made: dict[str, Path], tmp_path: Path) -> None:
+    run = f"run={made['road_diffusion']}"
+    for name, words in {"plain": (), "strip": ("strip=3",)}.items():
+        code, _, err = command(
+            "generate",
+            run,
+            f"out={tmp_path / name}",
+            "max_utterances=2",
+            "sampler=halton",
+            "sampler.steps=6",
+            *words,
+        )
+        assert code == 0, err
+    sheet = np.asarray(Image.open(tmp_path / "strip" / "strip.png"))
+    assert sheet.shape[1] == 3 * 98 + 2 and sheet.shape[0] == 2 * (96 + 14 + 2) + 2
+    last = sheet[2:98:3, 2 + 2 * 98 : 98 + 2 * 98 : 3]
+    painted = images(tmp_path / "strip")
+    painted.pop("strip.png")
+    assert any(np.array_equal(last, image) for image in painted.values()), "the last state is the image"
+    first = sheet[2:98:3, 2:98:3]
+    assert first.mean() > last.mean(), "what is not settled is paler"
+    plain = images(tmp_path / "plain")
+    assert all(np.array_equal(image, plain[name]) for name, image in painted.items()), (
+        "looking changes nothing"
+    )
+
+
+@pytest.mark.parametrize("words", [("sampler=halton",), ("sampler.steps=4",)])
+def test_samplers_of_an_encoder_are_refused(
+    words: tuple[str, ...], command: Command, made: dict[str, Path]
+) -> None:
+    code, _, err = command("evaluate", f"run={made['road_sen']}", *words)
+    assert code == 2 and "has no sampler" in err and not (made["road_sen"] / "metrics.json").exists()

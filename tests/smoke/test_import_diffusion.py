@@ -73,9 +73,10 @@ def test_released_codec_and_transformer_paint_together(
     condition = scaled_condition(torch.randn(2, 64), 1.0)
     with torch.no_grad():
         assert torch.equal(load_transformer(run)(tokens, t, condition), theirs(tokens, t, condition))
-    asked = {"seed": 1, "condition": "sample", "paths": {"runs": str(runs)}, "sampler": {"name": "from_run"}}
+    asked = {"seed": 1, "condition": "sample", "paths": {"runs": str(runs)}, "strip": 0}
+    asked |= {"sampler": {"name": "from_run"}}
     painter = make_painter(run, asked, torch.device("cpu"))
-    painted = painter(torch.randn(2, 64), [("a", 0), ("b", 0)])
+    painted = painter(torch.randn(2, 64), [("a", 0), ("b", 0)]).images
     assert painted.shape == (2, 3, 32, 32) and float(painted.abs().max()) <= 1
 
 

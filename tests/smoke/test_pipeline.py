@@ -314,7 +314,7 @@ def test_generator_is_told_discriminant_directions_of_whole_embeddings(made: dic
     sentences = torch.nn.functional.normalize(
         torch.randn(2, 256, generator=torch.Generator().manual_seed(0)), dim=1
     )
-    request = {"seed": 3, "condition": "mean"}
-    painted = make_painter(run, request, torch.device("cpu"))(sentences, [("a", 0), ("b", 0)])
+    request = {"seed": 3, "condition": "mean", "strip": 0, "sampler": {"name": "from_run"}}
+    painted = make_painter(run, request, torch.device("cpu"))(sentences, [("a", 0), ("b", 0)]).images
     plain = GanPainter(load_generator(run), 3, samples_condition=False)
-    assert torch.equal(painted, plain(discriminant(sentences), [("a", 0), ("b", 0)]))
+    assert torch.equal(painted, plain(discriminant(sentences), [("a", 0), ("b", 0)]).images)

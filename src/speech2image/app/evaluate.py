@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from speech2image.data.corpora import open_corpus
+from speech2image.data.whole import write_whole
 from speech2image.errors import ConfigError, DataError
 
 PROBE_PX = 64
@@ -20,8 +20,9 @@ _DEFAULT_PROTOCOL = {"spoken_birds": "spoken_birds", "spoken_digits": "spoken_di
 
 
 def run(config: dict[str, Any]) -> None:
-    """Score, print a table, write `metrics.json`."""
+    """Score, print a table, write `metrics.json`, or a file beside it that `metrics_name` names."""
     from speech2image.metrics.protocol import get_protocol
+    from speech2image.training.painting import sampler_label
     from speech2image.training.runs import open_run, read_run
 
     runs = Path(config["paths"]["runs"])
@@ -37,15 +38,24 @@ def run(config: dict[str, Any]) -> None:
         scored = open_run(config["run"], runs)
     name = config["protocol"]["name"]
     corpus_name = scored.info["corpus"]
-    protocol = get_protocol(_DEFAULT_PROTOCOL.get(corpus_name, "offline") if name == "auto" else name)
+    usual = _DEFAULT_PROTOCOL.get(corpus_name, "offline")
+    protocol = get_protocol(usual if name == "auto" else name)
+    label = sampler_label(scored, config["sampler"])
+    if label and config["images"] is not None:
+        raise ConfigError(
+            f"images={config['images']} are painted already, sampler={config['sampler']['name']} paints others",
+            "Leave out one of them.",
+        )
     if scored.stage == "encoder":
         metrics, details = evaluate_encoder(scored, protocol, config)
     elif scored.stage == "codec":
         metrics, details = evaluate_codec(scored, protocol, config)
     else:
         metrics, details = evaluate_generator(scored, protocol, config)
-    out = scored.path if config["images"] is None else Path(config["images"])
-    path = write_metrics(out, protocol, config["split"], metrics, details, scored)
+    file = metrics_name("" if protocol.name == usual else protocol.name, config["split"], label)
+    path = scored.path / file if config["images"] is None else Path(config["images"]) / "metrics.json"
+    details["is_default_sampler"] = not label
+    write_metrics(path, protocol, config["split"], metrics, details, scored)
     print(f"{protocol.title} ({protocol.name}, {config['split']} split)")
     print("\n".join(table(metrics)))
     print(path)
@@ -118,6 +128,7 @@ def evaluate_generator(
     scored: Any, protocol: Any, config: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return accuracy of attributes and FID, IS, KID of the images a generator paints."""
+    from speech2image.app.generate import split_folder
     from speech2image.metrics.attributes import attribute_accuracy
     from speech2image.metrics.imageset import ImageSet, common_size, read_generated
     from speech2image.metrics.networks import inception_network, probe_network
@@ -126,7 +137,7 @@ def evaluate_generator(
     settings = scored.config
     front_end = _front_end_of(scored, config)
     corpus = open_corpus(settings["data"], front_end, config["paths"])
-    folder = Path(config["images"] or scored.path / "generated" / config["split"])
+    folder = Path(config["images"] or split_folder(scored, config["split"], config["sampler"]))
     if not (folder / "manifest.jsonl").is_file() and config["images"] is None:
         _generate_split(scored, config)
     known = [utterance.key for _, utterance in corpus.utterances(config["split"])]
@@ -155,6 +166,8 @@ def evaluate_generator(
     if not config["inception"] or protocol.network == "probe":
         metrics += image_scores(generated.files, real, protocol=protocol, network=network).values()
     details = {"generated": len(generated.files), "real": len(real), "folder": str(folder)}
+    if (folder / "sampling.json").is_file():
+        details["sampling"] = json.loads((folder / "sampling.json").read_text())
     return metrics, details
 
 
@@ -223,8 +236,9 @@ def _generate_split(scored: Any, config: dict[str, Any]) -> None:
         "num_images": 1,
         "condition": "sample",
         "out": None,
+        "strip": 0,
     }
-    asked |= {"sampler": {"name": "from_run"}}
+    asked |= {"sampler": config["sampler"]}
     asked |= {"seed": 100, "max_utterances": None, "split": config["split"], "paths": config["paths"]}
     generate(scored, asked)
 
@@ -289,10 +303,25 @@ def _labels(
 
 
 # ---- writing ----------------------------------------------------------------------------------
+def metrics_name(protocol: str, split: str, sampler: str) -> str:
+    """Return the file name of an evaluation: one for each protocol, split and sampler of a run.
+
+    Args:
+        protocol: its name; empty: the corpus's own.
+        split: the test split is not named.
+        sampler: label of a sampler; empty: the run's own.
+
+    >>> metrics_name("", "test", ""), metrics_name("clean", "test", "halton-16")
+    ('metrics.json', 'metrics-clean-halton-16.json')
+    """
+    parts = ["metrics", protocol, "" if split == "test" else split, sampler]
+    return "-".join(filter(None, parts)) + ".json"
+
+
 def write_metrics(
-    out: Path, protocol: Any, split: str, metrics: list[Any], details: dict[str, Any], scored: Any
-) -> Path:
-    """Write `metrics.json` whole or not at all; return it."""
+    path: Path, protocol: Any, split: str, metrics: list[Any], details: dict[str, Any], scored: Any
+) -> None:
+    """Write a file of metrics whole or not at all."""
     from importlib.metadata import version
 
     content = {
@@ -306,11 +335,7 @@ def write_metrics(
         },
         "weights": {"run": scored.info["run_id"]},
     }
-    path = out / "metrics.json"
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
-    return path
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def table(metrics: list[Any]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from speech2image.app.sheets import Sheets
 from speech2image.data.corpora import open_corpus
+from speech2image.data.whole import write_whole
 from speech2image.data.words import pad_words
 from speech2image.diffusion.transformer import DiffusionCondition
 from speech2image.errors import ConfigError, DataError
@@ -50,6 +52,10 @@ def run(config: dict[str, Any]) -> None:
 
     if config["num_images"] < 1:
         raise ConfigError(f"num_images: found {config['num_images']}, expected at least 1")
+    if config["strip"] < 0:
+        raise ConfigError(
+            f"strip: found {config['strip']}, expected 0 or more states on the way", "Type: strip=8"
+        )
     if config["condition"] not in ("sample", "mean"):
         raise ConfigError(f"condition: found {config['condition']!r}, expected sample or mean")
     given = [key for key in _SOURCES if config[key] is not None]
@@ -63,13 +69,21 @@ def generate(painter_run: Any, config: dict[str, Any]) -> Path:
     """Paint with one generator run; return the folder of PNGs, manifest and contact sheet."""
     if all(config[key] is None for key in _SOURCES):
         requests = split_requests(painter_run, config)
-        out = Path(config["out"] or painter_run.path / "generated" / config["split"])
+        out = Path(config["out"] or split_folder(painter_run, config["split"], config["sampler"]))
     elif config["class_id"] is not None:
         out, requests = _class_request(painter_run, config)
     else:
         out, requests = _told_requests(painter_run, config)
     paint(painter_run, requests, out, config)
     return out
+
+
+def split_folder(painter_run: Any, split: str, sampler: dict[str, Any]) -> Path:
+    """Return where the images of a split lie: samplers other than the run's own have folders of their own."""
+    from speech2image.training.painting import sampler_label
+
+    folder: Path = painter_run.path / "generated"
+    return folder / "-".join(filter(None, (split, sampler_label(painter_run, sampler))))
 
 
 # ---- what to paint ----------------------------------------------------------------------------
@@ -224,7 +238,13 @@ def _encoder_of(painter_run: Any, config: dict[str, Any]) -> tuple[Any, Any]:
 def _speech_batch(path: Path, front_end: Any) -> SpeechBatch:
     from speech2image.audio.read import read_wave
 
-    features = torch.from_numpy(front_end(read_wave(path, front_end.sample_rate_hz)))[None]
+    wave = read_wave(path, front_end.sample_rate_hz)
+    try:
+        features = torch.from_numpy(front_end(wave))[None]
+    except DataError as error:
+        raise DataError(
+            f"{path}: {error.message}", "Give a longer recording, or a folder without it."
+        ) from None
     length = min(features.shape[1], front_end.max_frames)
     features = features[:, :length]
     wanted = front_end.pad_frames or length
@@ -270,7 +290,8 @@ def _file_name(key: str) -> str:
 # ---- painting ---------------------------------------------------------------------------------
 @torch.no_grad()
 def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict[str, Any]) -> None:
-    """Paint each request `num_images` times; PNGs, `manifest.jsonl` and `contact_sheet.png` in `out`.
+    """Paint each request `num_images` times into `out`: PNGs, then `contact_sheet.png`, `sampling.json`, with
+    `strip` also `strip.png`, and last `manifest.jsonl`.
 
     Everything drawn is a function of (seed, utterance, sample).
     """
@@ -279,10 +300,10 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     painter, seed = make_painter(painter_run, config, device), config["seed"]
-    _check_widths(painter_run.info, requests[0])
+    _check_widths(painter_run, requests[0])
     jobs = [(request, sample) for request in requests for sample in range(config["num_images"])]
     lines: list[dict[str, Any]] = []
-    shown: list[np.ndarray] = []
+    sheets, seconds, calls = Sheets(), 0.0, 0
     bar = tqdm(total=len(jobs), desc="paint", unit="img", disable=None)
     for start in range(0, len(jobs), _AT_A_TIME):
         part = jobs[start : start + _AT_A_TIME]
@@ -292,29 +313,38 @@ def paint(painter_run: Any, requests: Sequence[Request], out: Path, config: dict
             bar.update(start + count * done // total - bar.n)
 
         addresses = [(request.name, sample) for request, sample in part]
-        images = to_uint8(painter(told, addresses, progress).cpu())
+        began = time.perf_counter()
+        painted = painter(told, addresses, progress)
+        images = to_uint8(painted.images)  # waits for the device
+        seconds, calls = seconds + time.perf_counter() - began, painted.calls
         for (request, sample), image in zip(part, images, strict=True):
             file = f"{_file_name(request.name)}_{sample}.png"
             write_png(out / file, image)
             lines.append(
                 {"file": file, **request.known, "split": config["split"], "seed": seed, "sample": sample}
             )
-            if len(shown) < 64:
-                shown.append(image)
+        sheets.add(images, painted)
+        painter.strip_frames = 0  # the first images are enough
         progress(1, 1)
     bar.close()
-    _finish_folder(out, lines, shown)
+    sampling = {
+        "images": len(jobs), "seconds": round(seconds, 4), "seconds_per_image": seconds / len(jobs),
+        "network_calls": calls, "images_at_a_time": min(_AT_A_TIME, len(jobs)), "device": device.type,
+        "threads": torch.get_num_threads(), "sampler": _effective_sampler(painter_run, config),
+    }  # fmt: skip
+    _finish_folder(out, lines, sheets, sampling)
 
 
-def _check_widths(info: dict[str, Any], request: Request) -> None:
+def _check_widths(run: Any, request: Request) -> None:
+    info = run.info
     for part, what in (("sentence", "an utterance"), ("words", "a word")):
         value, expected = getattr(request, part), info.get(f"{part}_dim")
         if part == "sentence":
             expected = info.get("embedding_dim") or expected  # the painter projects whole embeddings
         if value is not None and expected is not None and value.shape[-1] != expected:
             raise DataError(
-                f"the encoder gives {value.shape[-1]} numbers {what}, the generator expects {expected}",
-                "Name the encoder it was trained with (encoder_run in its run.json).",
+                f"the encoder gives {value.shape[-1]} numbers {what}, the generator {run.path} expects {expected}",
+                f"Name the encoder it was trained with: encoder_run in {run.path / 'run.json'}",
             )
 
 
@@ -333,14 +363,16 @@ def _stacked(requests: Sequence[Request]) -> DiffusionCondition:
     )
 
 
-def _finish_folder(out: Path, lines: list[dict[str, Any]], shown: list[np.ndarray]) -> None:
-    from speech2image.images.grid import contact_sheet, write_png
+def _effective_sampler(painter_run: Any, config: dict[str, Any]) -> dict[str, Any] | None:
+    from speech2image.training.painting import chosen_sampler
 
-    write_png(out / "contact_sheet.png", contact_sheet(shown, min(8, len(shown))))
-    keep = {line["file"] for line in lines} | {"contact_sheet.png"}
+    return chosen_sampler(painter_run, config["sampler"]) if painter_run.stage == "diffusion" else None
+
+
+def _finish_folder(out: Path, lines: list[dict[str, Any]], sheets: Sheets, sampling: dict[str, Any]) -> None:
+    keep = {line["file"] for line in lines} | sheets.write(out)
     for old in out.glob("*.png"):  # images of an earlier, longer request would belong to nobody
         if old.name not in keep:
             old.unlink()
-    temporary = out / "manifest.jsonl.part"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, out / "manifest.jsonl")
+    write_whole(out / "sampling.json", (json.dumps(sampling, indent=1) + "\n").encode())
+    write_whole(out / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

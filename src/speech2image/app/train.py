@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from speech2image.config.runid import run_id
-from speech2image.errors import DataError, MissingPackageError
+from speech2image.errors import DataError, MissingPackageError, Speech2ImageError
 
 
 def run(config: dict[str, Any]) -> None:
@@ -36,15 +37,23 @@ def train(config: dict[str, Any]) -> Path:
     if fit.is_finished(folder):
         print(f"{name} is finished already; nothing to do (another seed makes another run: seed=1)")
         return folder
+    if codec_run is not None and condition is not None:
+        diffusion_fit.check_parts(config, condition, codec_run)
+    is_new = not folder.exists()
     _write_config(folder, config)
-    if config["stage"] == "encoder":
-        return fit.fit_encoder(config, name, folder)
-    if config["stage"] == "codec":
-        return codec_fit.fit_codec(config, name, folder)
-    assert condition is not None
-    if codec_run is not None:
-        return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
-    return gan_fit.fit_gan(config, name, folder, condition)
+    try:
+        if config["stage"] == "encoder":
+            return fit.fit_encoder(config, name, folder)
+        if config["stage"] == "codec":
+            return codec_fit.fit_codec(config, name, folder)
+        assert condition is not None
+        if codec_run is not None:
+            return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
+        return gan_fit.fit_gan(config, name, folder, condition)
+    except Speech2ImageError:
+        if is_new and not (folder / "run.json").is_file():  # refused before the first step
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:

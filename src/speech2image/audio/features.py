@@ -105,13 +105,20 @@ class FrontEnd:
 
         Returns: `(T, M)` float32, T = min(`max_frames`, number of whole hops + 1), not padded;
             `decibel`: in [-80, 0], `standardised`: without unit; `wave`: `(S, 1)`, in [-1, 1].
-        Raises:  DataError: `wave` is not one channel of finite samples.
+        Raises:  DataError: `wave` is not one channel of finite samples; `wave`: fewer of them than `min_frames`.
         Source:  Li et al., `Audio_to_Image/utils.py: load_one_audio_file`; S2IGAN,
             `data_processing/Audio_to_mel.py`.  Differs: float64 inside, padding is left to the
             batch.
         """
         if self.recipe == "wave":
-            samples = _checked(wave) if len(wave) else np.zeros(1)
+            samples = _checked(wave)
+            if len(samples) < self.min_frames:
+                raise DataError(
+                    f"{len(samples)} samples are {1000 * len(samples) / self.sample_rate_hz:.3g} ms, shorter than"
+                    f" what a speech tower sees at once: {self.min_frames} samples,"
+                    f" {1000 * self.min_frames / self.sample_rate_hz:g} ms",
+                    "Record it again, or leave it out (data.on_error=skip).",
+                )
             return samples[: self.max_frames, None].astype(np.float32)
         mel = self.filter_bank().double() @ self.power(wave)
         frames = decibel(mel) if self.recipe == "decibel" else _standardise(torch.log(mel + 1e-6))

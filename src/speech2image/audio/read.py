@@ -190,7 +190,7 @@ def _check_extent(path: Path, rate_hz: int, num_samples: int, max_s: float) -> N
     if num_samples > max_s * rate_hz:
         raise DataError(
             f"{path}: {num_samples / rate_hz:.1f} s long, longer than the limit of {max_s:g} s",
-            "Cut it into sentences, or raise the limit (data.max_wave_s).",
+            "Cut it into sentences, or leave it out (data.on_error=skip).",
         )
 
 

@@ -23,6 +23,7 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "split": str,
         "seed": int,
         "max_utterances": (int, type(None)),
+        "strip": int,
     },
     "evaluate": {
         "run": _OPTIONAL_TEXT,
@@ -70,6 +71,7 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "split": "without speech and text: the utterances of this split",
         "seed": "root of the noise",
         "max_utterances": "at most this many utterances of the split; null: all",
+        "strip": "diffusion: states on the way shown in strip.png, paler where not settled yet; 0: none",
     },
     "evaluate": {
         "run": "folder of a trained encoder, codec or generator",

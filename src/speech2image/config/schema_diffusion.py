@@ -89,9 +89,16 @@ class FromRunSamplerConfig:
 @dataclass
 class _SamplerConfig:
     steps: int | None = option(None, "steps of the loop; null: the sampler's own", low=1)
-    guidance_scale: float = option(1.0, "classifier-free guidance; 1: none", low=0)
-    top_r: float = option(1.0, "share of the probability mass kept (published: 0.86)", low=1e-6, high=1)
-    top_k: int = option(0, "codes kept; 0: all", low=0)
+    guidance_scale: float | None = option(
+        None, "classifier-free guidance; 1: none; null: the run's, else 1", low=0
+    )
+    top_r: float | None = option(
+        None,
+        "share of the probability mass kept (published: 0.86); null: the run's, else 1",
+        low=1e-6,
+        high=1,
+    )
+    top_k: int | None = option(None, "codes kept; 0: all; null: the run's, else 0", low=0)
 
 
 @dataclass

@@ -35,11 +35,15 @@ class SampleResult:
         tokens: `(B, L)` int64 in 0 .. K-1.
         strip: `(S, B, L)` int64 in 0 .. K, states on the way, evenly spaced, the last one `tokens`; None: not asked.
         calls: how often the network was called.
+        guesses: `(S, B, L)` int64 in 0 .. K-1, what the network held likeliest when each of those states was made.
+        frame_calls: the calls after which those states stood.
     """
 
     tokens: Tensor
     strip: Tensor | None
     calls: int
+    guesses: Tensor | None = None
+    frame_calls: tuple[int, ...] = ()
 
 
 class Sampler(ABC):
@@ -77,16 +81,26 @@ class Sampler(ABC):
         """
         total = self.num_calls(shape[1])
         wanted = {round((frame + 1) * total / strip_frames) for frame in range(strip_frames)} | {total}
-        frames: list[Tensor] = []
+        frames: list[tuple[Tensor, Tensor, int]] = []
+        guess: list[Tensor] = []
+
+        def watched(tokens: Tensor, t: Tensor) -> Tensor:
+            log_p = predict(tokens, t)
+            guess[:] = [log_p.argmax(1)]
+            return log_p
+
         tokens, calls = self.start(shape, draw), 0
-        for state in self.states(predict, tokens, draw):
+        for state in self.states(watched if strip_frames else predict, tokens, draw):
             tokens = state
             calls += 1
             if strip_frames and calls in wanted:
-                frames.append(tokens)
+                frames.append((tokens, guess[0], calls))
             if progress is not None:
                 progress(calls, total)
-        return SampleResult(tokens, torch.stack(frames) if frames else None, calls)
+        if not frames:
+            return SampleResult(tokens, None, calls)
+        strip, guesses, numbers = zip(*frames, strict=True)
+        return SampleResult(tokens, torch.stack(strip), calls, torch.stack(guesses), numbers)
 
     def start(self, shape: tuple[int, int], draw: Draw) -> Tensor:
         """Give the tokens before the first call, `(B, L)`."""

@@ -51,7 +51,7 @@ def contact_sheet(
             tile = tile.resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(tile, (left, top))
         if labels:
-            pen.text((left, top + height), labels[index][: width // 6], fill="black")
+            pen.text((left, top + height), labels[index][: max(1, width // 6)], fill="black")
     return np.asarray(sheet)
 
 

@@ -24,7 +24,7 @@ from speech2image.images.read import read_image
 
 Source = Sequence[Path] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-_OWN_FILES = {"contact_sheet.png"}
+_OWN_FILES = {"contact_sheet.png", "strip.png"}
 
 
 class ImageSet(Dataset[Tensor]):

@@ -45,6 +45,25 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """One evaluation of images that one sampler made.
+
+    Attributes:
+        sampler: its settings, `name` and `steps` among them.
+        calls: how often the network was called for an image.
+        seconds_per_image: of painting, None: not recorded.
+        machine: where that was measured.
+        metrics: what was measured on the images.
+    """
+
+    sampler: Mapping[str, Any]
+    calls: int
+    seconds_per_image: float | None
+    machine: str
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True)
 class Painting:
     """One generated picture and where it came from; paths are resolved, None: not there."""
 
@@ -60,7 +79,10 @@ class Painting:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder; `gaps` says in words what is missing or damaged."""
+    """One run folder; `gaps` says in words what is missing or damaged.
+
+    `metrics` are those of the run's own sampler; `samplings` has every sampler that was tried, that one too.
+    """
 
     path: Path
     run_id: str
@@ -77,6 +99,7 @@ class Run:
     paintings: Mapping[str, tuple[Painting, ...]]
     grids: tuple[tuple[int, Path], ...]
     gaps: tuple[str, ...] = field(default=())
+    samplings: tuple[Sampling, ...] = field(default=())
 
     @property
     def kind(self) -> str:
@@ -119,7 +142,7 @@ def _read_run(folder: Path, about: Mapping[str, Any], label: str) -> Run:
     config_text = _read_text(folder / "config.yaml", gaps)
     stage = str(about.get("stage") or "unknown")
     encoder, generator = _parts(config_text, about)
-    metrics, metric_files = _read_metrics(folder, gaps)
+    metrics, metric_files, samplings = _read_metrics(folder, gaps)
     grids = _read_grids(folder)
     paintings: dict[str, tuple[Painting, ...]] = {}
     if stage != "encoder":
@@ -146,6 +169,7 @@ def _read_run(folder: Path, about: Mapping[str, Any], label: str) -> Run:
         paintings=paintings,
         grids=grids,
         gaps=tuple(gaps),
+        samplings=samplings,
     )
 
 
@@ -214,24 +238,44 @@ def _read_journal(folder: Path, gaps: list[str]) -> Journal:
     return journal
 
 
-def _read_metrics(folder: Path, gaps: list[str]) -> tuple[tuple[Metric, ...], dict[str, Mapping[str, Any]]]:
+def _read_metrics(
+    folder: Path, gaps: list[str]
+) -> tuple[tuple[Metric, ...], dict[str, Mapping[str, Any]], tuple[Sampling, ...]]:
     metrics: list[Metric] = []
     files: dict[str, Mapping[str, Any]] = {}
+    samplings: list[Sampling] = []
     for path in sorted(folder.glob("metrics*.json")):
         content = _read_object(path)
         if isinstance(content, str):
             gaps.append(f"{path.name} is not used: {content}")
             continue
         files[path.name] = content
-        entries = content.get("metrics")
+        entries, own = content.get("metrics"), []
         for entry in entries if isinstance(entries, list) else []:
             if isinstance(entry, dict) and entry.get("name"):
-                metrics.append(_metric(entry, content))
+                own.append(_metric(entry, content))
             else:
                 gaps.append(f"{path.name} has an entry without a name, left out")
+        details = content.get("details")
+        details = details if isinstance(details, Mapping) else {}
+        samplings += _sampling(details.get("sampling"), tuple(own))
+        if details.get("is_default_sampler", True):
+            metrics += own
     if not files and not any("metrics" in gap for gap in gaps):
         gaps.append("no metrics.json: not evaluated, run `speech2image evaluate run=<folder>`")
-    return tuple(metrics), files
+    return tuple(metrics), files, tuple(samplings)
+
+
+def _sampling(about: Any, metrics: tuple[Metric, ...]) -> list[Sampling]:
+    """Return the sampler of one evaluation, where it names one."""
+    sampler = about.get("sampler") if isinstance(about, Mapping) else None
+    calls = _number(about.get("network_calls")) if isinstance(about, Mapping) else None
+    if not isinstance(sampler, Mapping) or calls is None:
+        return []
+    threads = _number(about.get("threads"))
+    machine = str(about.get("device") or "")
+    machine += f", {threads:g} thread{'' if threads == 1 else 's'}" if machine == "cpu" and threads else ""
+    return [Sampling(sampler, int(calls), _number(about.get("seconds_per_image")), machine, metrics)]
 
 
 def _metric(entry: Mapping[str, Any], content: Mapping[str, Any]) -> Metric:

@@ -101,7 +101,8 @@ def _range(smoothed: Sequence[np.ndarray], raw: Sequence[np.ndarray], kind: str)
     return (low if low == 0.0 else low - margin), high + margin
 
 
-def _ticks(low: float, high: float, target: int) -> list[float]:
+def ticks(low: float, high: float, target: int) -> list[float]:
+    """Return about `target` round numbers between `low` and `high`."""
     raw = (high - low) / target
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if size * factor >= raw * 0.999)
@@ -112,11 +113,11 @@ def _ticks(low: float, high: float, target: int) -> list[float]:
 
 def _frame(view: tuple[float, float, float, float]) -> str:
     parts = []
-    for tick in _ticks(view[2], view[3], 4):
+    for tick in ticks(view[2], view[3], 4):
         y = _y(tick, view)
         parts.append(f'<path class="rule" d="M{LEFT_PX} {y:.1f}H{WIDTH_PX - RIGHT_PX}"/>')
         parts.append(f'<text x="{LEFT_PX - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
-    for tick in _ticks(view[0], view[1], 4):
+    for tick in ticks(view[0], view[1], 4):
         x = _x(tick, view)
         anchor = "end" if x > WIDTH_PX - 24 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT_PX - 12}" text-anchor="{anchor}">{_short(tick)}</text>')

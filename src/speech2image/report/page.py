@@ -18,6 +18,7 @@ from speech2image.report.collect import Run, read_runs
 from speech2image.report.curves import BOTTOM_PX, HEIGHT_PX, LEFT_PX, RIGHT_PX, TOP_PX, WIDTH_PX, Chart
 from speech2image.report.published import SOURCES, TABLES, published_for
 from speech2image.report.sections import build_section, by_corpus
+from speech2image.report.steps import draw_png, steps_figure, steps_markdown
 from speech2image.report.style import SCRIPT, STYLE
 from speech2image.report.tables import comma_separated, markdown
 from speech2image.report.template import TEMPLATE
@@ -29,6 +30,8 @@ def write_report(
     run_dirs: Sequence[Path], out: Path, title: str | None = None, num_utterances: int = 16
 ) -> Path:
     """Lay runs side by side in `out`: a self-contained page, a Markdown table and a CSV file.
+
+    Runs that were evaluated with several samplers also get `quality_against_steps_<run>.png`, for cards.
 
     Args:
         run_dirs: run folders of `train`, `import`, `generate` and `evaluate`; parts they lack are
@@ -43,12 +46,14 @@ def write_report(
     sections = by_corpus(runs)
     headline = title or _title(sections)
     tables = {corpus: published_for(corpus) for corpus in sections}
-    texts = {
-        "table.md": markdown(headline, sections, tables),
-        "table.csv": comma_separated(runs),
-        "index.html": _render(_values(headline, sections, max(num_utterances, 0))),
+    figures = [figure for run in runs if (figure := steps_figure(run))]
+    contents = {
+        "table.md": (markdown(headline, sections, tables) + steps_markdown(figures)).encode(),
+        "table.csv": comma_separated(runs).encode(),
+        "index.html": _render(_values(headline, sections, max(num_utterances, 0))).encode(),
     }
-    return _write_all(Path(out), texts)["index.html"]
+    contents |= {figure.file: draw_png(figure) for figure in figures}
+    return _write_all(Path(out), contents)["index.html"]
 
 
 def _title(sections: Mapping[str, Sequence[Run]]) -> str:
@@ -100,6 +105,10 @@ def _number_charts(sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     charts: list[Chart] = []
     for section in sections:
+        for steps in section["steps"]:
+            steps["svg"] = Markup(
+                steps["svg"]
+            )  # made by `steps.draw_svg`, which escapes the names it carries
         for stage in section["stages"]:
             for group in ("charts", "rates"):
                 numbered = []
@@ -122,19 +131,19 @@ def _render(values: Mapping[str, Any]) -> str:
     return environment.from_string(TEMPLATE).render(**values, style=Markup(STYLE), script=Markup(SCRIPT))
 
 
-def _write_all(out: Path, texts: Mapping[str, str]) -> dict[str, Path]:
-    """Write every text beside its place, then move all of them there."""
+def _write_all(out: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
+    """Write every file beside its place, then move all of them there."""
     written: dict[str, str] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
+        for name, content in contents.items():
             handle, written[name] = tempfile.mkstemp(prefix=f".{name}.", dir=out)
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(written[name], 0o644)
-        for name in texts:
+        for name in contents:
             os.replace(written[name], out / name)
             del written[name]
     except OSError as error:
@@ -145,4 +154,4 @@ def _write_all(out: Path, texts: Mapping[str, str]) -> dict[str, Path]:
     finally:
         for leftover in written.values():
             Path(leftover).unlink(missing_ok=True)
-    return {name: out / name for name in texts}
+    return {name: out / name for name in contents}

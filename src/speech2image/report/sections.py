@@ -22,6 +22,7 @@ from speech2image.report.curves import NUM_COLOURS, Chart, draw_chart
 from speech2image.report.journal import Curve
 from speech2image.report.published import published_for
 from speech2image.report.rows import Row, choose_rows, mark_colours
+from speech2image.report.steps import draw_svg, steps_figure
 from speech2image.report.tables import (
     Column,
     columns,
@@ -68,6 +69,9 @@ def build_section(corpus: str, runs: Sequence[Run], num_utterances: int, num_all
         "stages": stages,
         "stages_with_charts": [stage for stage in stages if stage["charts"] or stage["rates"]],
         "published": published_for(corpus),
+        "steps": [
+            {"figure": figure, "svg": draw_svg(figure)} for run in runs if (figure := steps_figure(run))
+        ],
         "rows": _rows(rows, runs, views, corpus),
         "is_stacked": sum(bool(run.paintings) for run in runs) > 2,
         "rows_note": " ".join(notes),

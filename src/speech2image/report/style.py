@@ -118,7 +118,12 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
 .rule { stroke: var(--rule); } .axis { stroke: var(--soft); }
 .line, .raw { fill: none; stroke: var(--colour); stroke-linejoin: round; }
 .line { stroke-width: 2; } .raw { stroke-width: 1; opacity: 0.18; } .dashed { stroke-dasharray: 6 4; }
-.dot { fill: var(--colour); }
+.dot { fill: var(--colour); } .whisker { fill: none; stroke: var(--colour); stroke-width: 1.2; opacity: 0.75; }
+.steps { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, max-content); gap: 16px; align-items: start; }
+.steps figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 12px;
+  padding: 14px; }
+.steps svg { width: 100%; height: auto; display: block; } .steps td { padding: 5px 12px; }
+.steps tbody th { min-width: 0; padding: 5px 12px; white-space: nowrap; }
 .hair { stroke: var(--soft); stroke-dasharray: 2 3; }
 .tip { position: absolute; top: 40px; pointer-events: none; background: var(--card);
   border: 1px solid var(--rule); border-radius: 8px; padding: 6px 10px; font-size: 12.5px;
@@ -135,6 +140,7 @@ COLOUR_CLASSES
   header { padding-top: 24px; } h1 { font-size: 25px; }
   :root { --cell: 128px; }
   .row { grid-template-columns: minmax(0, 1fr); padding: 14px; gap: 14px; }
+  .steps { grid-template-columns: minmax(0, 1fr); }
   .real { border-right: 0; padding-right: 0; }
   .facts { grid-template-columns: minmax(0, 1fr); gap: 0; } .facts dd { margin-bottom: 8px; }
   tbody th { min-width: 118px; } th, td { padding: 8px 10px; }

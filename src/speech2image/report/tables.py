@@ -70,7 +70,7 @@ def columns(runs: Sequence[Run]) -> list[Column]:
         for metric in run.metrics:
             found.setdefault(metric.identity, {})[position] = metric
     made = [_column(by_run, len(runs)) for by_run in found.values()]
-    return sorted(made, key=lambda column: _rank(column.name))
+    return sorted(made, key=lambda column: metric_rank(column.name))
 
 
 def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
@@ -80,7 +80,7 @@ def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
         position: sign * metric.value for position, metric in by_run.items() if metric.value is not None
     }
     top = max(values.values(), default=None)
-    is_race = len(values) > 1 and _family(some.name) not in CONTROLS
+    is_race = len(values) > 1 and metric_family(some.name) not in CONTROLS
     leaders = [position for position, value in values.items() if value == top] if is_race else []
     cells: list[Cell | None] = []
     for position in range(num_runs):
@@ -91,7 +91,7 @@ def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
         best = position in leaders
         tied = bool(leaders) and not best and _overlap(metric, by_run[leaders[0]])
         cells.append(_cell(metric, best, tied))
-    arrow = "" if _family(some.name) in CONTROLS else "↑" if some.higher_is_better else "↓"
+    arrow = "" if metric_family(some.name) in CONTROLS else "↑" if some.higher_is_better else "↓"
     return Column(some.name, readable(some.name), arrow, some.protocol, some.split, tuple(cells))
 
 
@@ -125,15 +125,17 @@ def _overlap(one: Metric, other: Metric) -> bool:
     return max(one.low or 0.0, other.low or 0.0) <= min(one.high or 0.0, other.high or 0.0)
 
 
-def _family(name: str) -> str:
+def metric_family(name: str) -> str:
+    """Return the family of a metric: `recall` of `recall@10`."""
     return re.split("[@/]", name, maxsplit=1)[0]
 
 
-def _rank(name: str) -> int:
+def metric_rank(name: str) -> int:
+    """Return the place of a metric in tables, the headline first."""
     if name in _ORDER:
         return _ORDER.index(name)
-    rest = len(_ORDER) + (_family(name) in CONTROLS)
-    return _ORDER.index(_family(name)) if _family(name) in _ORDER else rest
+    rest = len(_ORDER) + (metric_family(name) in CONTROLS)
+    return _ORDER.index(metric_family(name)) if metric_family(name) in _ORDER else rest
 
 
 def number(value: float | None, unit: str = "", decimals: int | None = None) -> str:

@@ -72,6 +72,7 @@ TEMPLATE = """
 {%- for section in sections %}
 {%- if sections | length > 1 %}<a href="#{{ section.id }}"><strong>{{ section.corpus }}</strong></a>{% endif %}
 <a href="#{{ section.id }}-numbers">Numbers</a>
+{%- if section.steps %}<a href="#{{ section.id }}-steps">Steps</a>{% endif %}
 {%- if section.rows %}<a href="#{{ section.id }}-utterances">The same utterances</a>{% endif %}
 {%- if section.grids %}<a href="#{{ section.id }}-training">Over training</a>{% endif %}
 {%- if section.stages_with_charts %}<a href="#{{ section.id }}-curves">Curves</a>{% endif %}
@@ -121,6 +122,27 @@ Bold: best of its column; ≈: its interval overlaps that of the best. The proto
 </tbody></table></div></details>
 {%- endif %}
 {%- endfor %}
+
+{%- if section.steps %}
+<h3 id="{{ section.id }}-steps">Quality against steps</h3>
+<p class="hint">The same trained model with other samplers and numbers of steps; whiskers are 95 % intervals.</p>
+{%- for one in section.steps %}
+<h4>{{ one.figure.label }}<small class="soft"> · {{ one.figure.about }}</small></h4>
+<div class="steps"><figure><div class="legend">
+{%- for line in one.figure.lines %}<span><span class="dot-mark {{ one.figure.colour(loop.index0) }}" aria-hidden="true"></span>{{ line }}</span>{% endfor %}</div>
+<figcaption class="hint">{{ one.figure.metric }} {{ one.figure.arrow }}</figcaption>
+{{ one.svg }}</figure>
+<div class="wide" tabindex="0" role="region" aria-label="Quality against steps, {{ one.figure.label }}"><table>
+<thead><tr><th scope="col">sampler</th><th scope="col">steps</th><th scope="col">calls</th>
+<th scope="col">{{ one.figure.metric }} {{ one.figure.arrow }}</th><th scope="col">time an image</th></tr></thead><tbody>
+{%- for row in one.figure.rows %}
+<tr><th scope="row"><span class="dot-mark {{ one.figure.colour(row.line) }}" aria-hidden="true"></span>{{ row.sampler }}</th>
+<td class="number">{{ row.steps }}</td><td class="number">{{ row.calls }}</td>
+<td class="number">{{ row.value }} <span class="interval">{{ row.interval }}</span></td><td class="number">{{ row.time }}</td></tr>
+{%- endfor %}
+</tbody></table></div></div>
+{%- endfor %}
+{%- endif %}
 
 {%- if section.published %}
 <h3>Published numbers on {{ section.published.title }}</h3>

@@ -49,7 +49,7 @@ class Discriminant(nn.Module):
             sentences: `(U, D)`.
             class_ids: `(U,)`, class of each.
             most_directions: k; fewer where embeddings or classes have fewer (classes - 1).
-        Raises:  DataError: there is one class only.
+        Raises:  DataError: there is one class only, or a number that is none.
         Source:  generalised eigenvectors of the scatter between classes and the scatter within, the latter as
             Ledoit and Wolf, 2004, estimate it from few utterances.
         """
@@ -62,6 +62,12 @@ class Discriminant(nn.Module):
             raise DataError(
                 "encoder.lda_dim: all training utterances are of one class, which leaves nothing to tell apart",
                 "Type: encoder.lda_dim=null",
+            )
+        bad = np.flatnonzero(~np.isfinite(sentences).all(1))
+        if len(bad):
+            raise DataError(
+                f"{len(bad)} of {len(sentences)} embeddings hold values that are not finite, first row {bad[0]}",
+                "Make them again: delete `embeddings` in the encoder's run folder; train the encoder again if they stay.",
             )
         mean = sentences.mean(0, dtype=np.float64)
         centred = sentences - mean

@@ -74,9 +74,9 @@ class CodecFromRun:
 
 
 # ---- the store --------------------------------------------------------------------------------
-def codes_folder(corpus: Corpus, codec_fingerprint: str, split: str) -> Path:
+def codes_folder(corpus: Corpus, codec_fingerprint: str, split: str, num_views: int) -> Path:
     """Return where the codes of a split by one codec lie: beside the corpus they were made of."""
-    return corpus.folder / "codes" / f"{split}_{codec_fingerprint}"
+    return corpus.folder / "codes" / f"{split}_{codec_fingerprint}_{num_views}views"
 
 
 def encode_corpus(
@@ -93,10 +93,13 @@ def encode_corpus(
 
     Returns: a store with one item an image, `(V, L)` int32, keyed by image.
     Raises:  ConfigError: the corpus was prepared for smaller images than the codec takes.
+        DataError: what lies there was made by another codec, or is damaged; it is left as it is.
     """
     crops, name = CropTable(corpus, split, codec.image_px), codec.fingerprint()
-    path = codes_folder(corpus, name, split)
+    path = codes_folder(corpus, name, split, num_views)
     fingerprint = store_fingerprint(corpus, name, num_views)
+    if (path / "store.json").is_file():
+        check_store(RaggedStore.open(path), name)
     if is_complete(path, fingerprint):
         return RaggedStore.open(path)
     keys = [record.key for record in corpus.records(split)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from speech2image.training.fit import (
     schedule_of,
     val_split,
 )
-from speech2image.training.painting import DiffusionPainter
+from speech2image.training.painting import DiffusionPainter, check_sampler
 from speech2image.training.runs import Run, build_schedule, build_transformer, load_codec
 
 
@@ -52,6 +52,22 @@ def resolve_codec(config: dict[str, Any]) -> Run | None:
     run = source.resolve(Path(config["paths"]["runs"]), config["data"]["name"], config["data"]["image_px"])
     config["codec"]["run"] = run.info["run_id"]
     return run
+
+
+def check_parts(config: dict[str, Any], condition: ResolvedCondition, codec_run: Run) -> None:
+    """Refuse parts that do not fit each other before anything is prepared or written.
+
+    Raises:  ConfigError: sizes of network, codec and encoder that differ, a sampler with steps the schedule does
+        not have, guidance or condition dropout for a network without a null condition.
+    """
+    reads, info = what_is_read(config["generator"]), codec_run.info
+    sentence_dim = condition.run.info.get("sentence_dim") if condition.run is not None else None
+    if reads.words or reads.class_id or (reads.sentence and sentence_dim is None):
+        return  # sizes are known once corpus and embeddings are read
+    if sentence_dim is not None and config["encoder"].get("lda_dim"):
+        sentence_dim = min(sentence_dim, config["encoder"]["lda_dim"])
+    module = make_module(config, int(info["num_tokens"]), info["grid"], sentence_dim, device="meta")
+    check_sampler(config["sampler"], module.network, module.loss.schedule)
 
 
 def fit_diffusion(
@@ -69,7 +85,9 @@ def fit_diffusion(
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     sizes = condition_sizes(corpus, embeddings, reads)
-    module = make_module(config, codec.num_tokens, codec.grid, **sizes)
+    module = make_module(
+        config, codec.num_tokens, codec.grid, sizes["sentence_dim"], sizes["words_dim"], sizes["num_classes"]
+    )
     trainer, fingerprint = config["trainer"], codec.fingerprint()
     train = CodeBatches(
         corpus, "train", store, fingerprint, embeddings, trainer["batch_size"], config["seed"]
@@ -140,16 +158,20 @@ def _shown(
 
 
 def make_module(
-    config: dict[str, Any], num_tokens: int, grid: tuple[int, int], sentence_dim: int | None,
-    words_dim: int | None = None, num_classes: int | None = None,
+    config: dict[str, Any], num_tokens: int, grid: Sequence[int], sentence_dim: int | None,
+    words_dim: int | None = None, num_classes: int | None = None, device: str = "cpu",
 ) -> DiffusionModule:  # fmt: skip
-    """Build transformer and loss of a configuration for a codec and what is read of a condition."""
+    """Build transformer (on `device`) and loss of a configuration for a codec and what is read of a condition."""
     loss, optim = config["loss"], config["optim"]
     bound = VariationalLoss(
         build_schedule(config, num_tokens), loss["aux_weight"], loss["adaptive"], tuple(loss["mask_weight"])
     )
+    with torch.device(device):
+        network = build_transformer(
+            config["generator"], num_tokens, grid, sentence_dim, words_dim, num_classes
+        )
     return DiffusionModule(
-        build_transformer(config["generator"], num_tokens, grid, sentence_dim, words_dim, num_classes), bound,
+        network, bound,
         sentence_scale=config["generator"]["sentence_scale"], lr=optim["lr"], betas=optim["betas"],
         weight_decay=optim["weight_decay"], clip_norm=optim["clip_norm"],
         condition_dropout=loss["condition_dropout"], ema_decay=loss["ema_decay"],
@@ -166,6 +188,6 @@ def _grid_painter(config: dict[str, Any], codec: Codec) -> Callable[[pl.Lightnin
             network, codec, module.loss.schedule, config["sampler"], module.sentence_scale, config["seed"]
         )
         assert told.class_id is not None
-        return painter(told, [("grid", place) for place in range(len(told.class_id))])
+        return painter(told, [("grid", place) for place in range(len(told.class_id))]).images
 
     return paint

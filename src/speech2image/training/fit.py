@@ -20,7 +20,7 @@ from speech2image.data.batches import ClassBatches, EncoderBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.pixels import CropTable, Indices
-from speech2image.errors import DataError
+from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
@@ -234,7 +234,13 @@ class Session:
         """Load the newest checkpoint into `module`, if there is one; return the step to start from."""
         if self.state is None:
             return 0
-        module.load_checkpoint_state(self.state)
+        try:
+            module.load_checkpoint_state(self.state)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{self.checkpoints}: {error.message}",
+                "They are of another run: move them away, or start anew with callbacks.checkpoint.resume=never.",
+            ) from None
         print(f"{self.name}: continuing from step {module.train_step}")
         return module.train_step
 

@@ -17,6 +17,12 @@ from torch import Tensor, nn
 
 from speech2image.data.order import addressed_rng
 from speech2image.errors import TrainingError
+from speech2image.hub.weights import fill_module
+
+_AFTER_NAN = (
+    "The last checkpoint is from before that.  Try a lower optim.lr, a longer optim.warmup_steps, or"
+    " trainer.precision=32-true."
+)
 
 
 class TrainingModule(pl.LightningModule):
@@ -84,8 +90,19 @@ class TrainingModule(pl.LightningModule):
         bad = [f"{name} is {float(total)}" for name, total in watched.items() if not total.isfinite().all()]
         raise TrainingError(
             f"training stopped at or before step {self.train_step}: {', '.join(bad)}",
-            "The last checkpoint is from before that.  Try a lower optim.lr, a longer optim.warmup_steps, or "
-            "trainer.precision=32-true.",
+            _AFTER_NAN,
+        )
+
+    def _check_weights(self) -> None:
+        """Stop where an update since the last loss left a weight that is no number."""
+        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        if not trained or bool(torch.stack([value.isfinite().all() for value in trained.values()]).all()):
+            return
+        bad = [name for name, value in trained.items() if not value.isfinite().all()]
+        raise TrainingError(
+            f"training stopped at or before step {self.train_step}: {len(bad)} of {len(trained)} weights are no"
+            f" numbers, first {', '.join(bad[:3])}",
+            _AFTER_NAN,
         )
 
     # ---- steps -------------------------------------------------------------------------------
@@ -129,9 +146,11 @@ class TrainingModule(pl.LightningModule):
     def checkpoint_state(self) -> dict[str, Any]:
         """Return everything a resumed run needs: trained weights, optimizers and counters.
 
-        Raises:  TrainingError: a loss since the last flush was no number; such a state is not worth keeping.
+        Raises:  TrainingError: a loss since the last flush or a weight is no number; such a state is not worth
+            keeping.
         """
         self.check_finite()
+        self._check_weights()
         frozen = self.frozen_prefixes()
         return {
             "train_step": self.train_step,
@@ -144,10 +163,12 @@ class TrainingModule(pl.LightningModule):
         """Take over a state of `checkpoint_state`; optimizers are filled when training starts.
 
         What is frozen stays as it was built.
+
+        Raises:  CheckpointError: the state of another model; names what is missing, unknown or of another shape.
         """
         frozen = self.frozen_prefixes()
         own = {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
-        self.load_state_dict({**state["module"], **own})
+        fill_module(self, {**state["module"], **own}, f"the checkpoint of step {state['train_step']}")
         self.train_step = int(state["train_step"])
         self.images_seen = int(state["images_seen"])
         self._pending_optimizers = list(state["optimizers"])

@@ -159,6 +159,27 @@ def test_ancestral_walks_every_step() -> None:
     assert_fits(result.tokens, grids, probs)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_strips_show_what_the_network_held_likeliest_and_change_nothing(name: str) -> None:
+    schedule = MaskReplaceSchedule(3, 12)
+    predict = exact_predictor(schedule, *data(3, 2))
+    seen: list[Tensor] = []
+
+    def watched(tokens: Tensor, t: Tensor) -> Tensor:
+        seen.append(predict(tokens, t))
+        return seen[-1]
+
+    sampler = make_sampler(name, schedule, **({"grid": (1, 2)} if name == "halton" else {}))
+    plain = sampler.sample(predict, (50, 2), draws(3))
+    found = sampler.sample(watched, (50, 2), draws(3), strip_frames=3)
+    assert plain.strip is None and plain.guesses is None and torch.equal(plain.tokens, found.tokens)
+    assert found.strip is not None and found.guesses is not None
+    assert found.strip.shape == found.guesses.shape == (len(found.frame_calls), 50, 2)
+    assert found.frame_calls[-1] == found.calls and torch.equal(found.strip[-1], found.tokens)
+    for guess, call in zip(found.guesses, found.frame_calls, strict=True):
+        assert torch.equal(guess, seen[call - 1].argmax(1))
+
+
 # ---- revealing samplers
 
 

@@ -67,3 +67,10 @@ def test_one_class_says_so() -> None:
     with pytest.raises(DataError, match="one class") as raised:
         Discriminant.fit(sentences, labels, 8)
     assert "encoder.lda_dim=null" in raised.value.remedy
+
+
+def test_embeddings_that_are_no_numbers_are_counted_and_named() -> None:
+    sentences, labels, _ = _utterances(5)
+    sentences[[7, 9], 3] = np.nan
+    with pytest.raises(DataError, match="2 of 480 embeddings .* first row 7"):
+        Discriminant.fit(sentences, labels, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_killed_encoding_goes_on_and_ends_alike(corpus: Corpus, monkeypatch: pyt
     codec = small_codec()
     whole = encode_corpus(corpus, codec, "train", VIEWS).sha256
     other = Corpus(corpus.folder)
-    for file in codes_folder(corpus, codec.fingerprint(), "train").iterdir():
+    for file in codes_folder(corpus, codec.fingerprint(), "train", VIEWS).iterdir():
         file.unlink()
     monkeypatch.setattr(codes, "ENCODE_IMAGES", 2 * VIEWS)
     real, calls = codes._encode_views, []
@@ -96,7 +97,7 @@ def test_killed_encoding_goes_on_and_ends_alike(corpus: Corpus, monkeypatch: pyt
     monkeypatch.setattr(codes, "_encode_views", fails_later)
     with pytest.raises(KeyboardInterrupt):
         encode_corpus(other, codec, "train", VIEWS)
-    assert not (codes_folder(other, codec.fingerprint(), "train") / "store.json").exists()
+    assert not (codes_folder(other, codec.fingerprint(), "train", VIEWS) / "store.json").exists()
     assert encode_corpus(other, codec, "train", VIEWS).sha256 == whole
     assert len(calls) == 3 + 3, "nine images, two at a time: four were done before the kill"
 
@@ -185,3 +186,16 @@ def test_networks_that_read_no_encoder_get_no_sentence(corpus: Corpus) -> None:
     store = encode_corpus(corpus, codec, "train", VIEWS)
     batch = CodeBatches(corpus, "train", store, codec.fingerprint(), None, 4, seed=3)[0]
     assert set(batch) == {"tokens", "class_id", "image_index", "utterance_index"}
+
+
+def test_store_of_another_codec_in_the_place_is_refused_and_kept(corpus: Corpus) -> None:
+    mine, other = small_codec(0), small_codec(2)
+    store = encode_corpus(corpus, mine, "train", VIEWS)
+    place = codes_folder(corpus, other.fingerprint(), "train", VIEWS)
+    shutil.copytree(store.path, place)
+    before = {file.name: file.read_bytes() for file in place.iterdir()}
+    with pytest.raises(
+        DataError, match=f"made by codec {mine.fingerprint()}, expected codec {other.fingerprint()}"
+    ):
+        encode_corpus(corpus, other, "train", VIEWS)
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == before
