@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speech2image.diffusion.process import LOG_MIN
+from speech2image.diffusion.process import LOG_MIN, log_softmax
 
 
 def top_r(log_p: Tensor, r: float) -> Tensor:
@@ -55,4 +55,4 @@ def guide(log_cond: Tensor, log_uncond: Tensor, scale: float) -> Tensor:
     """
     if abs(scale - 1.0) < 1e-3:
         return log_cond
-    return torch.lerp(log_uncond, log_cond, scale).log_softmax(dim=1).clamp_min(LOG_MIN)
+    return log_softmax(torch.lerp(log_uncond, log_cond, scale)).clamp_min(LOG_MIN)
