@@ -16,7 +16,9 @@ from torch.autograd.function import once_differentiable
 #: With fewer rows the call itself costs more than the product.
 _FEWEST_ROWS = 64
 #: What inductor calls for linear layers; where a build lacks it, `F.linear` does the work.
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_ONEDNN = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+)
 
 
 def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -64,13 +66,14 @@ class TokenLinear(nn.Linear):
 
 
 def _pays(content: Tensor, weight: Tensor) -> bool:
-    return (
+    return bool(
         _ONEDNN is not None
         and content.device.type == "cpu"
         and content.dtype == weight.dtype == torch.float32
         and content.dim() > 1
         and content.numel() >= _FEWEST_ROWS * content.shape[-1]
-        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
