@@ -16,9 +16,7 @@ from torch.autograd.function import once_differentiable
 #: With fewer rows the call itself costs more than the product.
 _FEWEST_ROWS = 64
 #: What inductor calls for linear layers; where a build lacks it, `F.linear` does the work.
-_ONEDNN = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-)
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

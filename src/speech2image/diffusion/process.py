@@ -157,7 +157,7 @@ def posterior(
         torch.exp(log_p, out=tokens)
         p, p_seen = _split(tokens, column, rows["masked"], in_place=True)
         base, seen, mask_row = _posterior_lines(p, p_seen, rows)
-        torch.addcmul(base[:, None], p, rows["gain"][:, None], out=tokens).scatter_(1, column, seen[:, None])
+        p.mul_(rows["gain"][:, None]).add_(base[:, None]).scatter_(1, column, seen[:, None])
         result[:, -1] = mask_row
         return result.log_().clamp_(LOG_MIN, 0.0)
 
