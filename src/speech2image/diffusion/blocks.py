@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speech2image.diffusion.embeddings import sinusoid
+from speech2image.diffusion.linear import TokenLinear
 
 #: GELU2(x) = x * sigmoid(1.702 x).
 GELU2_SLOPE = 1.702
@@ -54,7 +55,9 @@ class GELU2(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the activation, same shape."""
-        return F.silu(hidden * GELU2_SLOPE) / GELU2_SLOPE
+        # SiLU looks back at what it was given only, so the division may overwrite what it returned.
+        scaled = hidden * GELU2_SLOPE
+        return F.silu(scaled, inplace=not torch.is_grad_enabled()).div_(GELU2_SLOPE)
 
 
 #: Activations by the name that configurations use.
@@ -138,10 +141,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, source_dim: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.key = nn.Linear(source_dim or dim, dim)
-        self.query = nn.Linear(dim, dim)
-        self.value = nn.Linear(source_dim or dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.key = TokenLinear(source_dim or dim, dim)
+        self.query = TokenLinear(dim, dim)
+        self.value = TokenLinear(source_dim or dim, dim)
+        self.proj = TokenLinear(dim, dim)
 
     def forward(self, content: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return `(B, L, d)` for content `(B, L, d)`, source `(B, N, D)`, mask `(B, 1, 1, N)` bool."""
@@ -197,7 +200,7 @@ class BlockSizes(NamedTuple):
         activation = ACTIVATIONS[self.activation]()
         if self.mlp == "conv":
             return ConvMlp(self.dim, self.hidden_dim, self.grid, activation)
-        first, second = nn.Linear(self.dim, self.hidden_dim), nn.Linear(self.hidden_dim, self.dim)
+        first, second = TokenLinear(self.dim, self.hidden_dim), TokenLinear(self.hidden_dim, self.dim)
         return nn.Sequential(first, activation, second)
 
     def step_norm(self) -> StepNorm:

@@ -124,5 +124,5 @@ def _model_rows(p: Tensor, column: Tensor, shared: list[Tensor], evidence: Tenso
     seen = gain_seen * p.gather(1, column[:, None])[:, 0] + like_seen * spread
     # At t = 0 nothing is spread; the floor of exp(-70) stands for an impossible token, as in the released code.
     base, seen = (value.clamp_min(math.exp(LOG_MIN)) for value in (like * spread, seen))
-    rows = torch.addcmul(base[:, None], p, gain[:, None])
+    rows = (p * gain[:, None]).add_(base[:, None])
     return rows.scatter_(1, column[:, None], seen[:, None])

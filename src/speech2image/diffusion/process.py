@@ -28,7 +28,12 @@ def start_log_probs(logits: Tensor) -> Tensor:
     Returns: `(B, K, L)` float32 in [-70, 0].
     Source:  reference `predict_start`.  Differs: float32 instead of float64 inside the softmax (2e-7), no mask row.
     """
-    return F.log_softmax(logits.float(), dim=1).clamp_min(LOG_MIN)
+    return log_softmax(logits.float()).clamp_min(LOG_MIN)
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """Normalise over the code book, `(B, K, L)`, laid out so that the tokens of a position are neighbours in memory."""
+    return F.log_softmax(scores.transpose(1, 2), dim=-1).transpose(1, 2)
 
 
 def transition_prob(x_to: Tensor, x_from: Tensor, move: Transition, mask_index: int) -> Tensor:
@@ -152,7 +157,7 @@ def posterior(
         torch.exp(log_p, out=tokens)
         p, p_seen = _split(tokens, column, rows["masked"], in_place=True)
         base, seen, mask_row = _posterior_lines(p, p_seen, rows)
-        torch.addcmul(base[:, None], p, rows["gain"][:, None], out=tokens).scatter_(1, column, seen[:, None])
+        p.mul_(rows["gain"][:, None]).add_(base[:, None]).scatter_(1, column, seen[:, None])
         result[:, -1] = mask_row
         return result.log_().clamp_(LOG_MIN, 0.0)
 
@@ -253,17 +258,17 @@ def draw_tokens(log_p: Tensor, uniform: Tensor) -> Tensor:
     """
     # Two short searches instead of one long running sum: first a block of classes, then a class inside it.
     width = math.isqrt(log_p.shape[1] - 1) + 1
-    padded = F.pad(log_p.exp(), (0, 0, 0, -log_p.shape[1] % width))
-    blocks = torch.unflatten(padded, 1, (-1, width))
-    reach = blocks.sum(2).cumsum(1)
+    padded = F.pad(log_p.transpose(1, 2).exp(), (0, -log_p.shape[1] % width))
+    blocks = torch.unflatten(padded, 2, (-1, width))
+    reach = blocks.sum(3).cumsum(2)
     # 1 - u lies in (0, 1]: neither end can land on a class that was truncated to -70.
-    target = (1.0 - uniform).to(reach.dtype)[:, None] * reach[:, -1:]
-    block = (reach < target).sum(1, keepdim=True)
-    before = F.pad(reach, (0, 0, 1, 0)).gather(1, block)
-    share = ((target - before) / (reach.gather(1, block) - before)).clamp_max(1.0)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, width, -1))[:, 0].cumsum(1)
-    place: Tensor = (inside < share * inside[:, -1:]).sum(1)
-    return block[:, 0] * width + place
+    target = (1.0 - uniform).to(reach.dtype)[..., None] * reach[..., -1:]
+    block = (reach < target).sum(2, keepdim=True)
+    before = F.pad(reach, (1, 0)).gather(2, block)
+    share = ((target - before) / (reach.gather(2, block) - before)).clamp_max(1.0)
+    inside = blocks.gather(2, block[..., None].expand(-1, -1, -1, width))[:, :, 0].cumsum(2)
+    place: Tensor = (inside < share * inside[..., -1:]).sum(2)
+    return block[..., 0] * width + place
 
 
 def gumbel(uniform: Tensor) -> Tensor:

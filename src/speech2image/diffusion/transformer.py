@@ -27,6 +27,7 @@ from speech2image.diffusion.blocks import (
     modulate,
 )
 from speech2image.diffusion.embeddings import ContentEmbedding, VectorEmbedding, replace_null_words
+from speech2image.diffusion.linear import TokenLinear
 from speech2image.errors import ConfigError
 from speech2image.types import Condition
 
@@ -168,7 +169,7 @@ class DiffusionTransformer(nn.Module):
         self.blocks = nn.ModuleList(self._block(sizes) for _ in range(depth))
         is_adaptive = conditioning == "adaptive"
         last_norm = nn.Identity() if is_adaptive else nn.LayerNorm(dim)
-        self.to_logits = nn.Sequential(last_norm, nn.Linear(dim, num_tokens))
+        self.to_logits = nn.Sequential(last_norm, TokenLinear(dim, num_tokens))
         if is_adaptive:
             self.vector_emb = VectorEmbedding(condition_dim or 0, dim, num_steps, timestep)
             self.final_steer = nn.Linear(dim, 2 * dim)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speech2image.diffusion.process import LOG_MIN
+from speech2image.diffusion.process import LOG_MIN, log_softmax
 
 
 def top_r(log_p: Tensor, r: float) -> Tensor:
@@ -16,21 +16,30 @@ def top_r(log_p: Tensor, r: float) -> Tensor:
 
     Args:    log_p: `(B, K, L)`; r: share of the mass to keep, in (0, 1]; 1 or more changes nothing.
     Returns: `(B, K, L)`, dropped tokens at -70, not renormalised.
-    Cost:    thirty-one sums over the code book, on a CPU half the time of the sort they stand for.
+    Cost:    three histograms of the code book, on a CPU half the time of the sort they stand for; on a GPU the
+             order of their sums, and so the last bit of the mass, may change from call to call.
     Source:  VQ-Diffusion, section 4.3 (truncation sampling); reference sampling type `top{r}r`.
     """
     if r >= 1.0:
         return log_p
-    # Find the smallest threshold above which less than r lies, by halving; floats above 0 are ordered like their
-    # bits read as integers, so the search is exact.
     p = log_p.float().exp()
-    high = p.amax(1, keepdim=True).view(torch.int32)
-    low = torch.zeros_like(high)
-    for _ in range(31):
-        middle = low + (high - low) // 2
-        enough = torch.where(p > middle.view(torch.float32), p, 0.0).sum(1, keepdim=True) < r
-        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
-    return log_p.masked_fill(p < high.view(torch.float32), LOG_MIN)
+    return log_p.masked_fill(p < _smallest_kept(p.transpose(1, 2), r)[:, None], LOG_MIN)
+
+
+def _smallest_kept(p: Tensor, r: float) -> Tensor:
+    """Return the smallest number above which less than `r` of `p` lies, `(B, L)` for `(B, L, K)` in [0, 1].
+
+    Floats above 0 are ordered like their bits read as integers, so the search is exact: it settles ten of the
+    thirty bits at a time, by the mass in each of 1024 intervals, and below and above all of them.
+    """
+    bits = p.view(torch.int32)
+    found = torch.zeros_like(bits[..., :1])
+    for shift in (20, 10, 0):
+        interval = ((bits >> shift) - (found << 10)).clamp_(-1, 1024).add_(1).long()
+        mass = p.new_zeros(*p.shape[:-1], 1026).scatter_add_(-1, interval, p)
+        beyond = mass.flip(-1).cumsum(-1).flip(-1)[..., 2:]
+        found = (found << 10) + (beyond >= r).sum(-1, keepdim=True, dtype=torch.int32)
+    return found[..., 0].view(torch.float32)
 
 
 def top_k(log_p: Tensor, k: int) -> Tensor:
@@ -55,4 +64,4 @@ def guide(log_cond: Tensor, log_uncond: Tensor, scale: float) -> Tensor:
     """
     if abs(scale - 1.0) < 1e-3:
         return log_cond
-    return torch.lerp(log_uncond, log_cond, scale).log_softmax(dim=1).clamp_min(LOG_MIN)
+    return log_softmax(torch.lerp(log_uncond, log_cond, scale)).clamp_min(LOG_MIN)
