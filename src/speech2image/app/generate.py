@@ -77,7 +77,7 @@ def split_requests(painter_run: Any, config: dict[str, Any]) -> list[Request]:
     condition = resolve_condition(settings)
     assert condition is not None
     split = config["split"]
-    corpus = open_corpus(settings["data"], condition.front_end, config["paths"])
+    corpus = open_corpus(settings["data"], condition.audio, config["paths"])
     utterances = corpus.utterances(split)
     if not utterances:
         raise DataError(f"split={split}: {corpus.manifest.corpus} has no utterance in it", "Type: split=test")
@@ -131,7 +131,7 @@ def export_real(corpus: Any, split: str, image_px: int) -> list[Path]:
 
 
 def _spoken_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, list[Request]]:
-    from speech2image.audio.features import make_front_end
+    from speech2image.data.front_ends import front_end_of
     from speech2image.training.runs import load_encoder, open_run
 
     encoder_id = painter_run.info.get("encoder_run")
@@ -142,7 +142,7 @@ def _spoken_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, li
         )
     encoder_run = open_run(encoder_id, Path(config["paths"]["runs"]), "encoder")
     encoder = load_encoder(encoder_run)[0]
-    front_end = make_front_end(encoder_run.config["audio"]["name"])
+    front_end = front_end_of(encoder_run.config["audio"])
     if config["text"] is not None:
         waves = [_speak(config["text"], config["voice"], painter_run.path / "generated" / "spoken")]
         captions: list[str | None] = [config["text"]]

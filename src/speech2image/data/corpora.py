@@ -6,22 +6,26 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speech2image.data.corpus import Corpus
 from speech2image.data.manifest import Manifest
 
+if TYPE_CHECKING:  # torch is imported only when a corpus is opened
+    from speech2image.data.front_ends import AnyFrontEnd
 
-def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Corpus:
-    """Make, scan and prepare a corpus as far as needed, and open it."""
-    from speech2image.audio.features import make_front_end
+
+def open_corpus(data: dict[str, Any], audio: dict[str, Any], paths: dict[str, Any]) -> Corpus:
+    """Make, scan and prepare a corpus as far as needed, and open it; `audio` is the group of that name."""
+    from speech2image.data.front_ends import front_end_of
     from speech2image.data.prepare import prepare_corpus
 
+    front_end = front_end_of(audio)
     manifest = scan(data)
     return prepare_corpus(
         manifest,
-        cache_folder(data, front_end_name, paths),
-        make_front_end(front_end_name),
+        cache_folder(data, front_end, paths),
+        front_end,
         image_px=data["image_px"],
         speak=data["speak"],
         max_captions=data["max_captions"],
@@ -29,14 +33,16 @@ def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]
     )
 
 
-def cache_folder(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Path:
+def cache_folder(data: dict[str, Any], front_end: AnyFrontEnd, paths: dict[str, Any]) -> Path:
     """Return the folder of the prepared corpus: one for each way to prepare it."""
     defining = {
         key: data[key] for key in ("name", "image_px", "max_captions", "val_classes", "speak", "make")
     }
-    defining |= {"root": str(Path(data["root"]).resolve()), "audio": front_end_name}
+    weights = getattr(front_end, "sha256", None)  # states of other weights lie elsewhere
+    audio = front_end.name if weights is None else f"{front_end.name} {weights}"
+    defining |= {"root": str(Path(data["root"]).resolve()), "audio": audio}
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return Path(paths["cache"]) / f"{data['name']}-{data['image_px']}px-{front_end_name}-{digest}"
+    return Path(paths["cache"]) / f"{data['name']}-{data['image_px']}px-{front_end.name}-{digest}"
 
 
 def scan(data: dict[str, Any]) -> Manifest:

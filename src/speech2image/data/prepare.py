@@ -24,6 +24,7 @@ from tqdm import tqdm
 from speech2image.audio.features import FrontEnd
 from speech2image.audio.read import read_wave, write_wave
 from speech2image.data.corpus import Corpus
+from speech2image.data.front_ends import AnyFrontEnd
 from speech2image.data.layout import Findings
 from speech2image.data.manifest import Manifest, write_manifest
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
@@ -46,7 +47,7 @@ Array = npt.NDArray[Any]
 def prepare_corpus(
     manifest: Manifest,
     folder: Path,
-    front_end: FrontEnd,
+    front_end: AnyFrontEnd,
     *,
     image_px: int,
     speak: str | None = None,
@@ -79,17 +80,21 @@ def prepare_corpus(
     spoken = _speak(chosen, speak, folder, findings) if speak else chosen
     paths = {wave: spoken.root / wave for wave in _unique_waves(spoken)}
     by_key = {record.key: record for record in spoken.records}
+    dtype = np.dtype(front_end.store_dtype)
+    title = "mel features" if isinstance(front_end, FrontEnd) else front_end.name.replace("_", " ")
 
     def features(wave: str) -> Array:
-        return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(np.float32)
+        return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(dtype)
 
     def pixels(key: str) -> Array:
         return load_image(spoken, by_key[key], image_px)
 
-    no_features, no_pixels = np.zeros((0, front_end.mel_dim), np.float32), np.zeros((0, 0, 3), np.uint8)
-    mel = _Stage(folder / "mel", list(paths), no_features, features, "mel features", "utt")
+    no_features, no_pixels = np.zeros((0, front_end.mel_dim), dtype), np.zeros((0, 0, 3), np.uint8)
+    mel = _Stage(folder / "mel", list(paths), no_features, features, title, "utt")
     images = _Stage(folder / "images", list(by_key), no_pixels, pixels, "images", "img")
-    silent, blind = _fill(mel, fingerprint, threads), _fill(images, fingerprint, threads)
+    # A tower uses every core for one utterance.
+    at_once = threads if isinstance(front_end, FrontEnd) else 1
+    silent, blind = _fill(mel, fingerprint, at_once), _fill(images, fingerprint, threads)
     whole = _without(spoken, silent, blind, findings)
     write_manifest(folder / "manifest.jsonl", whole)
     record = {"fingerprint": fingerprint, "image_px": image_px, "front_end": dataclasses.asdict(front_end)}
@@ -143,7 +148,7 @@ def _is_ours(wave: str, folder: Path) -> bool:
     return Path(wave).is_relative_to(folder / "speech")
 
 
-def _fingerprint(manifest: Manifest, front_end: FrontEnd, image_px: int, folder: Path) -> str:
+def _fingerprint(manifest: Manifest, front_end: AnyFrontEnd, image_px: int, folder: Path) -> str:
     """Hash what the stores depend on; files of the corpus count by size and time, never by content."""
     digest = hashlib.sha256(manifest.digest().encode())
     digest.update(repr((front_end, image_px, "2")).encode())

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from speech2image.audio.features import FrontEnd
 from speech2image.data.batches import SpeechBatches
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import (
@@ -20,6 +19,7 @@ from speech2image.data.embeddings import (
     read_published_embeddings,
     write_embeddings,
 )
+from speech2image.data.front_ends import AnyFrontEnd
 from speech2image.errors import ConfigError, DataError
 from speech2image.training.runs import Run, all_runs, load_encoder, open_run
 
@@ -78,7 +78,7 @@ class PublishedEmbeddings:
 
 @torch.no_grad()
 def embed_split(
-    encoder: nn.Module, corpus: Corpus, split: str, front_end: FrontEnd, batch_size: int = 64
+    encoder: nn.Module, corpus: Corpus, split: str, front_end: AnyFrontEnd, batch_size: int = 64
 ) -> tuple[list[str], np.ndarray]:
     """Run a speech encoder over all utterances of a split.
 
@@ -100,7 +100,7 @@ def embed_split(
     return keys, np.concatenate(rows)
 
 
-def run_embeddings(run: Run, corpus: Corpus, front_end: FrontEnd, split: str) -> Embeddings:
+def run_embeddings(run: Run, corpus: Corpus, front_end: AnyFrontEnd, split: str) -> Embeddings:
     """Return the embeddings of a split by a run's encoder, from its folder or computed now."""
     path = run.path / "embeddings" / f"{split}.safetensors"
     wanted = [utterance.key for _, utterance in corpus.utterances(split)]

@@ -60,7 +60,7 @@ def fit_diffusion(
     config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition, codec_run: Run
 ) -> Path:
     """Train a transformer on the code grids of a codec and the embeddings of an encoder."""
-    corpus = open_corpus(config["data"], condition.front_end, config["paths"])
+    corpus = open_corpus(config["data"], condition.audio, config["paths"])
     embeddings = condition_embeddings(condition, corpus, "train")
     held_out = condition_embeddings(condition, corpus, val_split(corpus))
     codec, device = load_codec(codec_run), device_of(config)

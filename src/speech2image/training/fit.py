@@ -15,12 +15,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from speech2image.audio.features import FrontEnd, make_front_end
 from speech2image.config.build import build
 from speech2image.data.batches import ClassBatches, EncoderBatches, GanBatches, ImageBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
+from speech2image.data.front_ends import AnyFrontEnd, front_end_of
 from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
@@ -54,7 +54,7 @@ class ResolvedCondition:
 
     run: Run | None
     files: PublishedEmbeddings | None
-    front_end: str
+    audio: dict[str, Any]
 
 
 def resolve_condition(config: dict[str, Any]) -> ResolvedCondition | None:
@@ -63,11 +63,11 @@ def resolve_condition(config: dict[str, Any]) -> ResolvedCondition | None:
         return None
     condition = build(config["encoder"])
     if isinstance(condition, PublishedEmbeddings):
-        return ResolvedCondition(None, condition, "s2igan")
+        return ResolvedCondition(None, condition, {"name": "s2igan"})
     assert isinstance(condition, FromRun)
     run = condition.resolve(Path(config["paths"]["runs"]), config["data"]["name"])
     config["encoder"]["run"] = run.info["run_id"]
-    return ResolvedCondition(run, None, run.config["audio"]["name"])
+    return ResolvedCondition(run, None, run.config["audio"])
 
 
 def is_finished(folder: Path) -> bool:
@@ -79,8 +79,8 @@ def is_finished(folder: Path) -> bool:
 def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a speech encoder; return its run folder."""
     require_published(config)
-    corpus = open_corpus(config["data"], config["audio"]["name"], config["paths"])
-    front_end = make_front_end(config["audio"]["name"])
+    corpus = open_corpus(config["data"], config["audio"], config["paths"])
+    front_end = front_end_of(config["audio"])
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     vision, teacher_file = _vision(config, corpus, session)
@@ -120,8 +120,8 @@ def _loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _masks(config: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
-    masks = {key: value for key, value in config["audio"].items() if key != "name"}
+def _masks(config: dict[str, Any], front_end: AnyFrontEnd) -> dict[str, Any]:
+    masks = {key: value for key, value in config["audio"].items() if key.startswith(("num_", "max_"))}
     return {**masks, "mask_fill": front_end.pad_value}
 
 
@@ -172,7 +172,7 @@ def device_of(config: dict[str, Any]) -> torch.device:
 
 
 def _encoder_batches(
-    config: dict[str, Any], corpus: Corpus, front_end: FrontEnd, split: str, augment: bool
+    config: dict[str, Any], corpus: Corpus, front_end: AnyFrontEnd, split: str, augment: bool
 ) -> Any:
     return EncoderBatches(
         corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],
@@ -184,7 +184,7 @@ def _encoder_batches(
 # ---- generator --------------------------------------------------------------------------------
 def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition) -> Path:
     """Train StackGAN-v2 on the embeddings of an encoder; return its run folder."""
-    corpus = open_corpus(config["data"], condition.front_end, config["paths"])
+    corpus = open_corpus(config["data"], condition.audio, config["paths"])
     embeddings = condition_embeddings(condition, corpus, "train")
     held_out = condition_embeddings(condition, corpus, val_split(corpus))
     sentence_dim = embeddings.arrays["sentence"].shape[1]
@@ -235,7 +235,7 @@ def _prototypes(corpus: Corpus, embeddings: Embeddings) -> Tensor:
 def condition_embeddings(condition: ResolvedCondition, corpus: Corpus, split: str) -> Embeddings:
     """Return the embeddings of one split, by run or by file."""
     if condition.run is not None:
-        return run_embeddings(condition.run, corpus, make_front_end(condition.front_end), split)
+        return run_embeddings(condition.run, corpus, front_end_of(condition.audio), split)
     assert condition.files is not None
     return condition.files.read(corpus, split)
 
