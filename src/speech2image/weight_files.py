@@ -24,6 +24,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def must_have_weights(path: Path, what: str, url: str) -> None:
+    """Refuse to go on without a file of weights.
+
+    Raises:  CheckpointError: there is none; names the file and where it comes from.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{what}: no weight file at {path} (nothing is downloaded here)",
+            f"Fetch {url} on a machine with a network and put it at {path}.",
+        )
+
+
 def read_local_weights(
     path: Path | str, what: str, url: str, sha256: str | None = None
 ) -> tuple[dict[str, Tensor], str]:
@@ -40,8 +52,7 @@ def read_local_weights(
     """
     path = Path(path)
     source = f"Fetch {url} on a machine with a network and put it at {path}."
-    if not path.is_file():
-        raise CheckpointError(f"{what}: no weight file at {path} (nothing is downloaded here)", source)
+    must_have_weights(path, what, url)
     found = file_sha256(path)
     if sha256 and not found.startswith(sha256.lower()):
         raise CheckpointError(f"{what}: {path} has sha256 {found[:16]}…, expected {sha256}", source)

@@ -14,15 +14,16 @@ _SPLITS = ("train", "val", "test")
 def run(config: dict[str, Any]) -> None:
     """Embed one split or all of them; print the files."""
     from speech2image.data.embeddings import write_embeddings
-    from speech2image.training.conditions import front_end_of, run_embeddings
+    from speech2image.data.front_ends import front_end_of
+    from speech2image.training.conditions import run_embeddings
     from speech2image.training.runs import open_run
 
     if config["split"] not in (*_SPLITS, "all"):
         raise ConfigError(f"split: found {config['split']!r}, expected train, val, test or all")
     encoder_run = open_run(config["run"], Path(config["paths"]["runs"]), "encoder")
     settings = encoder_run.config
-    corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
-    front_end = front_end_of(settings["audio"]["name"])
+    corpus = open_corpus(settings["data"], settings["audio"], config["paths"])
+    front_end = front_end_of(settings["audio"])
     for split in _SPLITS if config["split"] == "all" else (config["split"],):
         if not corpus.utterances(split):
             continue

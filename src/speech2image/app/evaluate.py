@@ -64,13 +64,14 @@ def run(config: dict[str, Any]) -> None:
 # ---- encoders ---------------------------------------------------------------------------------
 def evaluate_encoder(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return retrieval metrics of a speech encoder, speech to image and back: by class, or by image."""
+    from speech2image.data.front_ends import front_end_of
     from speech2image.metrics.retrieval import class_accuracy, recall_at_k, sen_mean_average_precision
-    from speech2image.training.conditions import front_end_of, run_embeddings
+    from speech2image.training.conditions import run_embeddings
 
     settings = scored.config
-    corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
+    corpus = open_corpus(settings["data"], settings["audio"], config["paths"])
     split = config["split"]
-    found = run_embeddings(scored, corpus, front_end_of(settings["audio"]["name"]), split)
+    found = run_embeddings(scored, corpus, front_end_of(settings["audio"]), split)
     records, utterances = corpus.records(split), corpus.utterances(split)
     if not utterances:
         raise DataError(f"split={split}: no utterance to score", "Type: split=test")
@@ -135,8 +136,8 @@ def evaluate_generator(
     from speech2image.metrics.scores import image_scores
 
     settings = scored.config
-    front_end = _front_end_of(scored, config)
-    corpus = open_corpus(settings["data"], front_end, config["paths"])
+    audio = _audio_of(scored, config)
+    corpus = open_corpus(settings["data"], audio, config["paths"])
     folder = Path(config["images"] or split_folder(scored, config["split"], config["sampler"]))
     if not (folder / "manifest.jsonl").is_file() and config["images"] is None:
         _generate_split(scored, config)
@@ -179,7 +180,7 @@ def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[
     from speech2image.metrics.scores import image_scores
 
     settings, split = scored.config, config["split"]
-    corpus = open_corpus(settings["data"], settings["audio"]["name"], config["paths"])
+    corpus = open_corpus(settings["data"], settings["audio"], config["paths"])
     image_px = settings["data"]["image_px"]
     real = real_arrays(corpus, split, image_px)
     painted, usage = repainted(scored, real)
@@ -217,12 +218,12 @@ def repainted(scored: Any, real: np.ndarray) -> tuple[np.ndarray, Any]:
     return np.concatenate(parts), code_usage(counts)
 
 
-def _front_end_of(scored: Any, config: dict[str, Any]) -> str:
+def _audio_of(scored: Any, config: dict[str, Any]) -> dict[str, Any]:
     from speech2image.training.conditions import resolve_condition
 
     condition = resolve_condition({**scored.config, "paths": config["paths"]})
     assert condition is not None
-    return condition.front_end
+    return condition.audio
 
 
 def _generate_split(scored: Any, config: dict[str, Any]) -> None:

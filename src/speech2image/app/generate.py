@@ -95,7 +95,7 @@ def split_requests(painter_run: Any, config: dict[str, Any]) -> list[Request]:
     condition = resolve_condition(settings)
     assert condition is not None
     split = config["split"]
-    corpus = open_corpus(settings["data"], condition.front_end, config["paths"])
+    corpus = open_corpus(settings["data"], condition.audio, config["paths"])
     utterances = corpus.utterances(split)
     if not utterances:
         raise DataError(f"split={split}: {corpus.manifest.corpus} has no utterance in it", "Type: split=test")
@@ -220,7 +220,8 @@ def _told_requests(painter_run: Any, config: dict[str, Any]) -> tuple[Path, list
 def _encoder_of(painter_run: Any, config: dict[str, Any]) -> tuple[Any, Any]:
     """Return the encoder a generator was trained with and its front end, None for captions."""
     from speech2image.config.build import build
-    from speech2image.training.conditions import front_end_of, reads_captions
+    from speech2image.data.front_ends import front_end_of
+    from speech2image.training.conditions import reads_captions
     from speech2image.training.runs import load_encoder, open_run
 
     if reads_captions(painter_run.config["encoder"]):
@@ -232,7 +233,7 @@ def _encoder_of(painter_run: Any, config: dict[str, Any]) -> tuple[Any, Any]:
             "Import its encoder (speech2image import) and name it: encoder_run in run.json.",
         )
     encoder_run = open_run(encoder_id, Path(config["paths"]["runs"]), "encoder")
-    return load_encoder(encoder_run)[0], front_end_of(encoder_run.config["audio"]["name"])
+    return load_encoder(encoder_run)[0], front_end_of(encoder_run.config["audio"])
 
 
 def _speech_batch(path: Path, front_end: Any) -> SpeechBatch:

@@ -24,7 +24,7 @@ def run(config: dict[str, Any]) -> None:
         )
     start = time.perf_counter()
     codec_run = _codec_run(config) if target else None  # before hours of preparing
-    corpus = open_corpus(config["data"], config["audio"]["name"], config["paths"])
+    corpus = open_corpus(config["data"], config["audio"], config["paths"])
     stores, was_ready = [corpus.mel, corpus.images], corpus.was_ready
     lines = describe(corpus)
     if codec_run is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class FrontEnd:
     fmin_hz: float = 0.0
     edges: str = "reflect"
     even_bins: bool = True
+
+    store_dtype: ClassVar[str] = "float32"
 
     @property
     def window_samples(self) -> int:

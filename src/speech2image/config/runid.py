@@ -14,6 +14,7 @@ from typing import Any
 NOT_DEFINING = (
     "paths", "logger", "callbacks", "debug", "protocol", "sampler", "validate_only", "experiment_name",
     "trainer.num_workers", "trainer.accelerator", "trainer.log_every", "data.root", "data.on_error",
+    "audio.weights_path",
 )  # fmt: skip
 
 

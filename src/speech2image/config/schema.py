@@ -100,8 +100,11 @@ class AudioConfig:
     name: str = option(
         "s2igan",
         "published recipe",
-        choices=("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "from_encoder"),
+        choices=("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "states", "from_encoder"),
     )
+    tower: str | None = option(None, "states: which frozen speech tower")
+    weights_path: str | None = option(None, "states: its weights, a local file")
+    sha256: str | None = option(None, "states: hash of that file; null: taken from it")
     num_time_masks: int = option(0, "SpecAugment: stretches of time blanked in training", low=0, high=20)
     max_time_frames: int = option(0, "SpecAugment: longest stretch", unit="frames", low=0, high=1000)
     num_freq_masks: int = option(0, "SpecAugment: groups of mel bands blanked", low=0, high=20)

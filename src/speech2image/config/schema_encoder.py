@@ -50,7 +50,11 @@ class SpeechClipConfig:
     tower: str = option("small", "speech tower; small: trained from scratch", choices=_TOWER_NAMES)
     weights_path: str | None = option(None, "torchaudio's weights of a published tower, a local file")
     sha256: str | None = option(None, "expected hash (or its beginning) of that file")
-    source: str = option("wave", "the tower runs on what audio= gives", choices=("wave",))
+    source: str = option(
+        "wave",
+        "the tower runs on what audio= gives, or its stored states are read",
+        choices=("wave", "states"),
+    )
     embed_dim: int = option(512, "size of the sentence; must equal the image side's", low=4, high=4096)
     heads: int = option(8, "attention heads of the branch", low=1, high=64)
     ff_dim: int = option(0, "feed-forward width of the branch; 0: four times the tower's", low=0, high=65536)
@@ -70,7 +74,11 @@ class CascadedSpeechClipConfig:
     tower: str = option("small", "speech tower; small: trained from scratch", choices=_TOWER_NAMES)
     weights_path: str | None = option(None, "torchaudio's weights of a published tower, a local file")
     sha256: str | None = option(None, "expected hash (or its beginning) of that file")
-    source: str = option("wave", "the tower runs on what audio= gives", choices=("wave",))
+    source: str = option(
+        "wave",
+        "the tower runs on what audio= gives, or its stored states are read",
+        choices=("wave", "states"),
+    )
     num_keywords: int = option(8, "keywords", low=1, high=75)
     vocab_size: int = option(8112, "rows of the token table, without vocabulary_path", low=4, high=49408)
     text_dim: int = option(512, "width of CLIP's text transformer", low=4, high=4096)

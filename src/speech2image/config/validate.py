@@ -243,8 +243,10 @@ def _check_speech(config: dict[str, Any]) -> list[str]:
     stage, encoder = config.get("stage"), config.get("encoder") or {}
     problems = []
     if stage == "encoder" and encoder.get("_target_"):
-        audio = (config.get("audio") or {}).get("name")
-        tower = encoder.get("tower")
+        group = config.get("audio") or {}
+        audio, tower = group.get("name"), encoder.get("tower")
+        if audio == "states" or encoder.get("source") == "states":
+            return _check_states(group, encoder)
         takes_waves = tower is not None and (tower != "small" or encoder.get("mel_dim") == 1)
         if takes_waves and audio != "wave_16k":
             problems.append(f"audio: found {audio}, but this encoder takes waveforms (audio=wave_16k)")
@@ -253,6 +255,19 @@ def _check_speech(config: dict[str, Any]) -> list[str]:
     if stage == "gan" and (config.get("optim") or {}).get("clip_norm") is not None:
         problems.append("optim.clip_norm: stage=gan does not bound gradients; leave it null")
     return problems
+
+
+def _check_states(audio: dict[str, Any], encoder: dict[str, Any]) -> list[str]:
+    """Stored states go to encoders that read them, and are those of the tower the encoder names."""
+    tower = encoder.get("tower")
+    if tower is None or audio.get("name") != "states" or encoder.get("source") != "states":
+        found = f"found {audio.get('name')} and encoder.source={encoder.get('source')}"
+        return [
+            f"audio: {found}; stored states need audio=states, encoder.source=states and a SpeechCLIP encoder"
+        ]
+    if tower != audio.get("tower"):
+        return [f"audio.tower: found {audio.get('tower')}, but encoder.tower is {tower}"]
+    return []
 
 
 def _has_default(item: dataclasses.Field[Any]) -> bool:

@@ -69,7 +69,7 @@ class _MelTable:
         lengths = self.frames[utterances]
         num_frames = int(lengths.max()) if self.pad_frames is None else self.pad_frames
         mel_dim = int(self.store.shapes[self.rows[utterances[0]], 1])
-        features = np.full((len(utterances), num_frames, mel_dim), self.pad_value, np.float32)
+        features = np.full((len(utterances), num_frames, mel_dim), self.pad_value, self.store.dtype)
         for place, (utterance, length) in enumerate(zip(utterances, lengths, strict=True)):
             features[place, :length] = self.store[self.rows[utterance]][:length]
         return SpeechBatch(torch.from_numpy(features), torch.from_numpy(lengths))

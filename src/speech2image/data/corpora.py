@@ -6,31 +6,32 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speech2image.data.corpus import Corpus
 from speech2image.data.manifest import Manifest
 
-#: In place of a front end: captions are read as text, nothing is spoken.
-CAPTIONS = "captions"
+if TYPE_CHECKING:  # torch is imported only when a corpus is opened
+    from speech2image.data.front_ends import AnyFrontEnd
 
 
-def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Corpus:
+def open_corpus(data: dict[str, Any], audio: dict[str, Any], paths: dict[str, Any]) -> Corpus:
     """Make, scan and prepare a corpus as far as needed, and open it.
 
     Args:
         data: the group of that name.
-        front_end_name: acoustic features of its recordings, or `CAPTIONS`.
+        audio: the group of that name: how recordings are heard; named `captions`: not at all, captions are read.
         paths: the group of that name.
     """
-    from speech2image.audio.features import make_front_end
+    from speech2image.data.front_ends import front_end_of
     from speech2image.data.prepare import prepare_corpus
 
+    front_end = front_end_of(audio)
     manifest = scan(data)
     return prepare_corpus(
         manifest,
-        cache_folder(data, front_end_name, paths),
-        None if front_end_name == CAPTIONS else make_front_end(front_end_name),
+        cache_folder(data, front_end, paths),
+        front_end,
         image_px=data["image_px"],
         speak=data["speak"],
         max_captions=data["max_captions"],
@@ -38,14 +39,17 @@ def open_corpus(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]
     )
 
 
-def cache_folder(data: dict[str, Any], front_end_name: str, paths: dict[str, Any]) -> Path:
+def cache_folder(data: dict[str, Any], front_end: AnyFrontEnd | None, paths: dict[str, Any]) -> Path:
     """Return the folder of the prepared corpus: one for each way to prepare it."""
+    name = "captions" if front_end is None else front_end.name
     defining = {
         key: data[key] for key in ("name", "image_px", "max_captions", "val_classes", "speak", "make")
     }
-    defining |= {"root": str(Path(data["root"]).resolve()), "audio": front_end_name}
+    weights = getattr(front_end, "sha256", None)  # states of other weights lie elsewhere
+    audio = name if weights is None else f"{name} {weights}"
+    defining |= {"root": str(Path(data["root"]).resolve()), "audio": audio}
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return Path(paths["cache"]) / f"{data['name']}-{data['image_px']}px-{front_end_name}-{digest}"
+    return Path(paths["cache"]) / f"{data['name']}-{data['image_px']}px-{name}-{digest}"
 
 
 def scan(data: dict[str, Any]) -> Manifest:

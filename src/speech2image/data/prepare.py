@@ -24,6 +24,7 @@ from tqdm import tqdm
 from speech2image.audio.features import FrontEnd
 from speech2image.audio.read import read_wave, write_wave
 from speech2image.data.corpus import Corpus
+from speech2image.data.front_ends import AnyFrontEnd
 from speech2image.data.layout import Findings
 from speech2image.data.manifest import Manifest, write_manifest
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
@@ -46,7 +47,7 @@ Array = npt.NDArray[Any]
 def prepare_corpus(
     manifest: Manifest,
     folder: Path,
-    front_end: FrontEnd | None,
+    front_end: AnyFrontEnd | None,
     *,
     image_px: int,
     speak: str | None = None,
@@ -83,19 +84,24 @@ def prepare_corpus(
     spoken = _speak(chosen, speak, folder, findings) if speak else chosen
     paths = {wave: spoken.root / wave for wave in _unique_waves(spoken)}
     by_key = {record.key: record for record in spoken.records}
+    is_tower = front_end is not None and not isinstance(front_end, FrontEnd)
+    dtype = np.dtype("float32" if front_end is None else front_end.store_dtype)
+    mel_dim = 1 if front_end is None else front_end.mel_dim
+    title = front_end.name.replace("_", " ") if front_end is not None and is_tower else "mel features"
 
     def features(wave: str) -> Array:
         assert front_end is not None  # without one there are no recordings
-        return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(np.float32)
+        return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(dtype)
 
     def pixels(key: str) -> Array:
         return load_image(spoken, by_key[key], image_px)
 
-    mel_dim = 1 if front_end is None else front_end.mel_dim
-    no_features, no_pixels = np.zeros((0, mel_dim), np.float32), np.zeros((0, 0, 3), np.uint8)
-    mel = _Stage(folder / "mel", list(paths), no_features, features, "mel features", "utt")
+    no_features, no_pixels = np.zeros((0, mel_dim), dtype), np.zeros((0, 0, 3), np.uint8)
+    mel = _Stage(folder / "mel", list(paths), no_features, features, title, "utt")
     images = _Stage(folder / "images", list(by_key), no_pixels, pixels, "images", "img")
-    silent, blind = _fill(mel, fingerprint, threads), _fill(images, fingerprint, threads)
+    # A tower uses every core for one utterance.
+    at_once = 1 if is_tower else threads
+    silent, blind = _fill(mel, fingerprint, at_once), _fill(images, fingerprint, threads)
     whole = _without(spoken, silent, blind, findings)
     write_manifest(folder / "manifest.jsonl", whole)
     described = None if front_end is None else dataclasses.asdict(front_end)
@@ -165,7 +171,7 @@ def _is_ours(wave: str, folder: Path) -> bool:
     return Path(wave).is_relative_to(folder / "speech")
 
 
-def _fingerprint(manifest: Manifest, front_end: FrontEnd | None, image_px: int, folder: Path) -> str:
+def _fingerprint(manifest: Manifest, front_end: AnyFrontEnd | None, image_px: int, folder: Path) -> str:
     """Hash what the stores depend on; files of the corpus count by size and time, never by content."""
     digest = hashlib.sha256(manifest.digest().encode())
     digest.update(repr((front_end, image_px, "2")).encode())

@@ -25,7 +25,7 @@ FRAME_SAMPLES = 320
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 LEAST_SAMPLES = 400
 PUBLISHED_WINDOW = 102_400
-_URL = "https://download.pytorch.org/torchaudio/models/"
+TOWER_URL = "https://download.pytorch.org/torchaudio/models/"
 
 
 class HiddenStates(NamedTuple):
@@ -209,7 +209,7 @@ class SpeechTower(nn.Module):
         self.dim, self.num_states, self.mel_dim = self.spec.dim, self.spec.num_layers + 1, 1
         self.pretrained = False
         if weights_path is not None:
-            what, url = f"speech tower {name}", _URL + self.spec.file
+            what, url = f"speech tower {name}", TOWER_URL + self.spec.file
             state, _ = read_local_weights(weights_path, what, url, sha256)
             load_into(self.network, _with_parametrised_norm(state), weights_path, what)
             self.pretrained = True

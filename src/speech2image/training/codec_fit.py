@@ -19,7 +19,7 @@ from speech2image.training.runs import build_codec, build_patch_discriminator
 
 def fit_codec(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a codec on the training images of a corpus; return its run folder."""
-    corpus = open_corpus(config["data"], config["audio"]["name"], config["paths"])
+    corpus = open_corpus(config["data"], config["audio"], config["paths"])
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     module = make_module(config)

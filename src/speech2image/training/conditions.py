@@ -19,10 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from speech2image.audio.features import FrontEnd, make_front_end
 from speech2image.config.build import build
 from speech2image.data.batches import SpeechBatches
-from speech2image.data.corpora import CAPTIONS
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import (
     Embeddings,
@@ -30,6 +28,7 @@ from speech2image.data.embeddings import (
     read_published_embeddings,
     write_embeddings,
 )
+from speech2image.data.front_ends import CAPTIONS, AnyFrontEnd, front_end_of
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
 from speech2image.errors import ConfigError, DataError
 from speech2image.speech.discriminant import Discriminant
@@ -105,13 +104,13 @@ class ResolvedCondition:
     Attributes:
         run: of a trained or imported encoder.
         files: released embeddings.
-        front_end: how the corpus is prepared, acoustic features or `CAPTIONS`.
+        audio: group `audio` the corpus is prepared with, or `CAPTIONS`.
         text: the group `encoder` where it is a text encoder by itself.
     """
 
     run: Run | None
     files: PublishedEmbeddings | None
-    front_end: str
+    audio: dict[str, Any]
     text: dict[str, Any] | None = None
 
 
@@ -130,16 +129,11 @@ def resolve_condition(config: dict[str, Any]) -> ResolvedCondition | None:
         return ResolvedCondition(None, None, CAPTIONS, config["encoder"])
     condition = build(config["encoder"])
     if isinstance(condition, PublishedEmbeddings):
-        return ResolvedCondition(None, condition, "s2igan")
+        return ResolvedCondition(None, condition, {"name": "s2igan"})
     assert isinstance(condition, FromRun)
     run = condition.resolve(Path(config["paths"]["runs"]), config["data"]["name"])
     config["encoder"]["run"] = run.info["run_id"]
-    return ResolvedCondition(run, None, run.config["audio"]["name"])
-
-
-def front_end_of(name: str) -> FrontEnd | None:
-    """Return the acoustic front end of this name; None for `CAPTIONS`."""
-    return None if name == CAPTIONS else make_front_end(name)
+    return ResolvedCondition(run, None, run.config["audio"])
 
 
 # ---- what is read -----------------------------------------------------------------------------
@@ -173,7 +167,7 @@ def condition_embeddings(
     Raises:  ConfigError: there is no encoder.  DataError: it has no words, or nothing for this split.
     """
     if condition.run is not None:
-        return run_embeddings(condition.run, corpus, front_end_of(condition.front_end), split, wants_words)
+        return run_embeddings(condition.run, corpus, front_end_of(condition.audio), split, wants_words)
     if condition.files is not None:
         return condition.files.read(corpus, split)
     if condition.text is None:
@@ -182,7 +176,7 @@ def condition_embeddings(
 
 
 def run_embeddings(
-    run: Run, corpus: Corpus, front_end: FrontEnd | None, split: str, wants_words: bool = False
+    run: Run, corpus: Corpus, front_end: AnyFrontEnd | None, split: str, wants_words: bool = False
 ) -> Embeddings:
     """Return the embeddings of a split by a run's encoder, from its folder or computed now.
 
@@ -227,7 +221,7 @@ def text_fingerprint(node: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def encoded_batches(encoder: nn.Module, corpus: Corpus, split: str, front_end: FrontEnd | None) -> Encoded:
+def encoded_batches(encoder: nn.Module, corpus: Corpus, split: str, front_end: AnyFrontEnd | None) -> Encoded:
     """Run an encoder over all utterances of a split, in order; yield their keys and conditions.
 
     Args:

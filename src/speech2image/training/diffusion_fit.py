@@ -74,7 +74,7 @@ def fit_diffusion(
     config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition, codec_run: Run
 ) -> Path:
     """Train a transformer on the code grids of a codec and what its form reads of the condition."""
-    corpus = open_corpus(config["data"], condition.front_end, config["paths"])
+    corpus = open_corpus(config["data"], condition.audio, config["paths"])
     reads = what_is_read(config["generator"])
     embeddings, discriminant = _embeddings(condition, corpus, "train", reads), None
     if embeddings is not None and reads.sentence:

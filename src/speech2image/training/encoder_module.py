@@ -25,7 +25,8 @@ from speech2image.losses.matching import (
     matching_loss,
     retrieval_accuracy,
 )
-from speech2image.speech.towers import SpeechTower, random_windows
+from speech2image.speech.stored_states import StatesInput
+from speech2image.speech.towers import FRAME_SAMPLES, PUBLISHED_WINDOW, SpeechTower, random_windows
 from speech2image.text.clip_transformer import ClipText
 from speech2image.training.encoder_checks import check_networks
 from speech2image.training.module import TrainingModule
@@ -311,6 +312,8 @@ class EncoderModule(TrainingModule):
     def _augment(self, speech: SpeechBatch) -> SpeechBatch:
         if speech.features.shape[2] == 1:
             return random_windows(speech, self.rng("window"))
+        if any(isinstance(part, StatesInput) for part in self.encoder.modules()):
+            return random_windows(speech, self.rng("window"), PUBLISHED_WINDOW // FRAME_SAMPLES)
         if not any(self.masks):
             return speech
         rng = self.rng("spec_augment")

@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from speech2image.audio.features import FrontEnd, make_front_end
 from speech2image.config.build import build
 from speech2image.data.batches import ClassBatches, EncoderBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
+from speech2image.data.front_ends import AnyFrontEnd, front_end_of
 from speech2image.data.pixels import CropTable, Indices
 from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
@@ -50,8 +50,9 @@ def is_finished(folder: Path) -> bool:
 def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a speech encoder; return its run folder."""
     require_published(config)
-    corpus = open_corpus(config["data"], config["audio"]["name"], config["paths"])
-    front_end = make_front_end(config["audio"]["name"])
+    corpus = open_corpus(config["data"], config["audio"], config["paths"])
+    front_end = front_end_of(config["audio"])
+    assert front_end is not None  # an encoder hears
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     vision, teacher_file = _vision(config, corpus, session)
@@ -91,8 +92,8 @@ def _loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _masks(config: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
-    masks = {key: value for key, value in config["audio"].items() if key != "name"}
+def _masks(config: dict[str, Any], front_end: AnyFrontEnd) -> dict[str, Any]:
+    masks = {key: value for key, value in config["audio"].items() if key.startswith(("num_", "max_"))}
     return {**masks, "mask_fill": front_end.pad_value}
 
 
@@ -143,7 +144,7 @@ def device_of(config: dict[str, Any]) -> torch.device:
 
 
 def _encoder_batches(
-    config: dict[str, Any], corpus: Corpus, front_end: FrontEnd, split: str, augment: bool
+    config: dict[str, Any], corpus: Corpus, front_end: AnyFrontEnd, split: str, augment: bool
 ) -> Any:
     return EncoderBatches(
         corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],

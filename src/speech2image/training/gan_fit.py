@@ -37,7 +37,7 @@ from speech2image.training.runs import build_discriminators, build_generator, lo
 
 def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition) -> Path:
     """Train StackGAN-v2 on the embeddings of an encoder; return its run folder."""
-    corpus = open_corpus(config["data"], condition.front_end, config["paths"])
+    corpus = open_corpus(config["data"], condition.audio, config["paths"])
     embeddings = condition_embeddings(condition, corpus, "train")
     discriminant = fit_discriminant(corpus, embeddings, config["encoder"].get("lda_dim"))
     told = projected(embeddings, discriminant)
