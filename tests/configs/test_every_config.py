@@ -81,6 +81,8 @@ REDUCED = {
     "speechclip_birds": ("encoder.small_dim=32", "vision.width=8"),
     "speechclip_cub": SMALL_WAVES,
     "speechclip_flickr8k": SMALL_WAVES,
+    "speechclip_cub_small": ("encoder.small_dim=32", "vision.width=8"),
+    "speechclip_flickr8k_small": ("encoder.small_dim=32", "vision.width=8"),
 }
 #: A codec and a transformer small enough for two steps; sizes follow the codec instead of the publication.
 SMALL_CODEC = (

@@ -97,13 +97,14 @@ class Probe(nn.Module):
             groups: `(N,)` what to resample together.
             seed: seed of the bootstrap.
 
-        Returns: `probe_accuracy/<head>` for each head and `probe_accuracy/mean`.
+        Returns: `probe_accuracy/<head>` for each head and `probe_accuracy/mean`; nothing where no image has
+            a label the probe knows (test classes it never saw).
         """
         found = self.predict(images)
         result: dict[str, Metric] = {}
         hits: list[npt.NDArray[np.bool_]] = []
         labelled = [name for name in self.classes if name in labels and (np.asarray(labels[name]) >= 0).any()]
-        for name in [*labelled, "mean"]:
+        for name in [*labelled, "mean"] if labelled else []:
             if name == "mean":
                 values, owners = np.concatenate(hits), None
             else:

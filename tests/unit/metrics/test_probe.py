@@ -31,6 +31,13 @@ def probe() -> Probe:
     return train_probe(images, labels, CLASSES, seed=3, max_steps=60, batch_size=32, width=8, feature_dim=32)
 
 
+def test_classes_the_probe_never_saw_give_no_accuracy(probe: Probe) -> None:
+    images, labels = halves(8, 4)
+    unseen = {name: np.full_like(values, -1) for name, values in labels.items()}
+    assert probe.accuracy(images, unseen, protocol=get_protocol("offline")) == {}
+    assert probe.accuracy(images, {}, protocol=get_protocol("offline")) == {}
+
+
 def test_probe_learns_and_reports_its_accuracy_on_real_images(probe: Probe) -> None:
     images, labels = halves(150, 2)
     labels["right"][:50] = -1
