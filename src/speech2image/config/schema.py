@@ -93,6 +93,9 @@ class DataConfig:
 
 
 # ---- audio ------------------------------------------------------------------------------------
+AUDIO_NAMES = ("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "from_encoder")
+
+
 @dataclass
 class AudioConfig:
     """An acoustic front end."""
@@ -100,15 +103,22 @@ class AudioConfig:
     name: str = option(
         "s2igan",
         "published recipe",
-        choices=("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "states", "from_encoder"),
+        choices=AUDIO_NAMES,
     )
-    tower: str | None = option(None, "states: which frozen speech tower")
-    weights_path: str | None = option(None, "states: its weights, a local file")
-    sha256: str | None = option(None, "states: hash of that file; null: taken from it")
     num_time_masks: int = option(0, "SpecAugment: stretches of time blanked in training", low=0, high=20)
     max_time_frames: int = option(0, "SpecAugment: longest stretch", unit="frames", low=0, high=1000)
     num_freq_masks: int = option(0, "SpecAugment: groups of mel bands blanked", low=0, high=20)
     max_freq_bands: int = option(0, "SpecAugment: widest group", unit="bands", low=0, high=128)
+
+
+@dataclass
+class StatesAudioConfig(AudioConfig):
+    """Hidden states of a frozen speech tower, computed once and stored; for `encoder.source=states`."""
+
+    name: str = option("states", "stored hidden states", choices=("states",))
+    tower: str | None = option(None, "which published tower")
+    weights_path: str | None = option(None, "its weights, a local file")
+    sha256: str | None = option(None, "hash of that file; null: taken from it")
 
 
 # ---- generators -------------------------------------------------------------------------------
@@ -254,12 +264,12 @@ class ProtocolConfig:
 
 
 #: The key that tells the variants of a group apart, where it is not `_target_`.
-TAGS = {"loss": "objective", "sampler": "name"}
+TAGS = {"audio": "name", "loss": "objective", "sampler": "name"}
 
 #: Schema of a group by `_target_` or its key of `TAGS` (None: groups without one).
 VARIANTS: dict[str, dict[str | None, type]] = {
     "data": {None: DataConfig},
-    "audio": {None: AudioConfig},
+    "audio": {**dict.fromkeys(AUDIO_NAMES, AudioConfig), "states": StatesAudioConfig},
     "encoder": {
         None: NoneConfig,
         "speech2image.speech.cnn_rnn.CnnRnn": CnnRnnConfig,
