@@ -28,7 +28,7 @@ def verb_help(verb: str, line: str) -> str:
         parts += [f"  {name:<24} {_first_comment(name)}" for name in choices("experiment")]
     for group in groups:
         parts += ["", f"{group} ({group}={' | '.join(choices(group))}):"]
-        for tag, schema in VARIANTS[group].items():
+        for schema, tag in {schema: tag for tag, schema in VARIANTS[group].items()}.items():
             if len(VARIANTS[group]) > 1 and dataclasses.fields(schema):
                 parts.append(f"  {str(tag).rsplit('.', 1)[-1]}: {(schema.__doc__ or '').splitlines()[0]}")
             parts += _fields(schema, group)

@@ -93,6 +93,9 @@ class DataConfig:
 
 
 # ---- audio ------------------------------------------------------------------------------------
+AUDIO_NAMES = ("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "from_encoder")
+
+
 @dataclass
 class AudioConfig:
     """An acoustic front end."""
@@ -100,7 +103,7 @@ class AudioConfig:
     name: str = option(
         "s2igan",
         "published recipe",
-        choices=("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "from_encoder"),
+        choices=AUDIO_NAMES,
     )
     num_time_masks: int = option(0, "SpecAugment: stretches of time blanked in training", low=0, high=20)
     max_time_frames: int = option(0, "SpecAugment: longest stretch", unit="frames", low=0, high=1000)
@@ -109,11 +112,11 @@ class AudioConfig:
 
 
 @dataclass
-class StatesConfig(AudioConfig):
-    """The hidden states of a frozen speech tower, stored."""
+class StatesAudioConfig(AudioConfig):
+    """Hidden states of a frozen speech tower, computed once and stored; for `encoder.source=states`."""
 
-    name: str = option("states", "what is stored", choices=("states",))
-    tower: str | None = option(None, "which frozen speech tower")
+    name: str = option("states", "stored hidden states", choices=("states",))
+    tower: str | None = option(None, "which published tower")
     weights_path: str | None = option(None, "its weights, a local file")
     sha256: str | None = option(None, "hash of that file; null: taken from it")
 
@@ -261,15 +264,12 @@ class ProtocolConfig:
 
 
 #: The key that tells the variants of a group apart, where it is not `_target_`.
-TAGS = {"loss": "objective", "sampler": "name", "audio": "name"}
+TAGS = {"audio": "name", "loss": "objective", "sampler": "name"}
 
 #: Schema of a group by `_target_` or its key of `TAGS` (None: groups without one).
 VARIANTS: dict[str, dict[str | None, type]] = {
     "data": {None: DataConfig},
-    "audio": {
-        **dict.fromkeys(("li_et_al", "li_et_al_masked", "s2igan", "wave_16k", "from_encoder"), AudioConfig),
-        "states": StatesConfig,
-    },
+    "audio": {**dict.fromkeys(AUDIO_NAMES, AudioConfig), "states": StatesAudioConfig},
     "encoder": {
         None: NoneConfig,
         "speech2image.speech.cnn_rnn.CnnRnn": CnnRnnConfig,

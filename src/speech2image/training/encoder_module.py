@@ -313,7 +313,7 @@ class EncoderModule(TrainingModule):
         if speech.features.shape[2] == 1:
             return random_windows(speech, self.rng("window"))
         if any(isinstance(part, StatesInput) for part in self.encoder.modules()):
-            return random_windows(speech, self.rng("window"), PUBLISHED_WINDOW // FRAME_SAMPLES)
+            speech = random_windows(speech, self.rng("window"), PUBLISHED_WINDOW // FRAME_SAMPLES)
         if not any(self.masks):
             return speech
         rng = self.rng("spec_augment")
