@@ -310,3 +310,12 @@ def test_null_items_without_a_null_condition_are_refused() -> None:
 def test_codes_of_another_grid_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"got 16 tokens an image, expected 12 \(a grid of 3x4\)"):
         network("none")(torch.zeros(1, 16, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("width", [28, 1024])
+def test_adaptive_form_hears_conditions_of_any_width_from_the_start(width: int) -> None:
+    """With N(0, 0.02) a narrow condition would arrive at a tenth of its strength."""
+    torch.manual_seed(0)
+    fresh = DiffusionTransformer(16, (4, 4), 1, 64, 4, conditioning="adaptive", condition_dim=width)
+    heard = fresh.vector_emb.sentence(torch.randn(256, width, generator=torch.Generator().manual_seed(1)))
+    assert 0.8 < float(heard.std()) < 1.2
