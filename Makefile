@@ -30,6 +30,7 @@ demo: setup ## draw birds, speak captions, train encoder, GAN and diffusion, pai
 	$(RUN) generate run=stackgan_v2_birds
 	$(RUN) evaluate run=stackgan_v2_birds
 	$(RUN) train experiment=codec_birds
+	$(RUN) evaluate run=codec_birds
 	$(RUN) train experiment=s2ivq_d_birds
 	$(RUN) generate run=s2ivq_d_birds
 	$(RUN) evaluate run=s2ivq_d_birds

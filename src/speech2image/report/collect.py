@@ -197,7 +197,9 @@ def _parts(config_text: str, about: Mapping[str, Any]) -> tuple[str, str]:
     def name(group: str) -> str:
         value = config.get(group) or about.get(group)
         if isinstance(value, dict):
-            value = value.get("name") or str(value.get("_target_") or "").rsplit(".", 1)[-1]
+            target = str(value.get("_target_") or "").rsplit(".", 1)[-1]
+            trained = value.get("run") if target == "FromRun" else None  # a generator's encoder, by its run
+            value = Path(str(trained)).name if trained else value.get("name") or target
         return str(value) if value and isinstance(value, str) else ""
 
     return name("encoder"), name("generator")

@@ -212,7 +212,7 @@ def parameters(value: Any) -> str:
                 return f"{value / size:.3g} {letter}"
         return str(int(value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{readable(str(name))} {parameters(part)}" for name, part in value.items())
+        return ", ".join(f"{readable(str(name))} {parameters(part)}" for name, part in value.items() if part)
     return "–"
 
 

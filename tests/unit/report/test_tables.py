@@ -27,6 +27,7 @@ def test_durations_and_parameter_counts() -> None:
     assert [duration(value) for value in (0.5, 99, 3600, None)] == ["0.5 s", "99 s", "1 h 0 min", "–"]
     assert parameters({"generator": 25_630_000, "probe": 999}) == "generator 25.6 M, probe 999"
     assert parameters(None) == "–"
+    assert parameters({"network": 1_400_000, "loss": 0}) == "network 1.4 M", "what has none is left out"
 
 
 def _generators(runs: list[Path]) -> list[Run]:
