@@ -20,7 +20,7 @@ from torch import Tensor
 from speech2image.errors import ProtocolError
 
 Array = npt.NDArray[np.float64]
-_ACCURACY = 1e-9
+_ACCURACY = 1e-8
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def trace_of_root(left: npt.ArrayLike | Tensor, right: npt.ArrayLike | Tensor) -
     """Return the trace of the root of the product of two covariances, `(F, F)` each.
 
     With the Cholesky factor L of the left one: the roots of the eigenvalues of L^T (right) L, where
-    rounding cannot move their sum by 1e-9.  Otherwise the singular values of the product of both
+    rounding of the eigenvalues cannot move their sum by 1e-8.  Otherwise the singular values of the product of both
     eigen-factors, which keeps eigenvalues that are zero up to rounding from entering by their root.
 
     Source:  Heusel et al. 2017, eq. 6, whose reference takes a Schur root of the product.
@@ -136,7 +136,7 @@ def trace_of_root(left: npt.ArrayLike | Tensor, right: npt.ArrayLike | Tensor) -
         values = eigh(product, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
         if values[0] > 0:
             roots = np.sqrt(values)
-            error = 10 * np.finfo(np.float64).eps * values[-1] * (0.5 / roots).sum()
+            error = np.finfo(np.float64).eps * values[-1] * (0.5 / roots).sum()
             if error < _ACCURACY * roots.sum():
                 return float(roots.sum())
     return float(torch.linalg.svdvals(_eigen_factor(cov_a).T @ _eigen_factor(cov_b)).sum())
