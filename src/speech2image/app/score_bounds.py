@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 _NOISE_IMAGES = 200
+SMALL_PX = 32
+"""Side at which the copying check compares pixels."""
 
 
 def half_bounds_of(
@@ -49,17 +51,12 @@ def image_bounds(bench: Any, images: Any) -> list[Any]:
 
 def copying(bench: Any, images: Any, groups: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
     """Return the copying check of one folder and the flag of each generated image."""
-    from speech2image.metrics.copies import copying_check, nearest_training, planted_copies
-    from speech2image.metrics.imageset import ImageSet
+    from speech2image.metrics.copies import copying_check, planted_copies
 
-    train, side = bench.train(images.image_px), images.image_px
-    planted = planted_copies(train.shown)
-    planted_features = bench.features(planted.transpose(0, 2, 3, 1), side, "planted copies")
-    known = (train.small, train.features)
-    own = nearest_training(ImageSet(images.real_images, _SMALL_PX).array(), known[0], images.real, known[1])
-    found = nearest_training(
-        ImageSet(planted.transpose(0, 2, 3, 1), _SMALL_PX).array(), known[0], planted_features, known[1]
-    )
+    train = bench.train(images.image_px)
+    planted = planted_copies(train.shown).transpose(0, 2, 3, 1)
+    own = nearest_of(bench, images.real_images, images.real, images.image_px)
+    found = nearest_of(bench, planted, None, images.image_px)
     metrics, flags = copying_check(
         images.nearest, own, found, [record.class_id for record in images.real_records],
         protocol=bench.protocol, generated_groups=groups, seed=bench.config["seed"],
@@ -67,7 +64,41 @@ def copying(bench: Any, images: Any, groups: Sequence[Any]) -> tuple[list[Any], 
     return list(metrics.values()), flags
 
 
-_SMALL_PX = 32
+def nearest_of(bench: Any, images: Any, features: Any, image_px: int) -> Any:
+    """Return the nearest training image of each image.
+
+    Args:
+        bench: the evaluation.
+        images: `(H, W, 3)` uint8 each, or files.
+        features: `(N, F)` of them; None: not known yet.
+        image_px: side they are compared at.
+    """
+    from speech2image.metrics.copies import nearest_training
+    from speech2image.metrics.imageset import ImageSet
+
+    train = bench.train(image_px)
+    if features is None:
+        features = bench.features(images, image_px, "copies")
+    turned = bench.features(Mirrored(images, image_px), image_px, "mirrored images")
+    return nearest_training(
+        ImageSet(images, SMALL_PX).array(), train.small, (features, turned), train.features
+    )
+
+
+class Mirrored(Sequence[Any]):
+    """Images mirrored when they are asked for, `(S, S, 3)` uint8."""
+
+    def __init__(self, images: Any, image_px: int) -> None:
+        from speech2image.metrics.imageset import ImageSet
+
+        self.images = ImageSet(images, image_px)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return image `index`."""
+        return self.images[index].numpy().transpose(1, 2, 0)[:, ::-1]
 
 
 def text_bounds(scored: Any, runs: Path, file: str, names: set[str]) -> list[dict[str, Any]]:

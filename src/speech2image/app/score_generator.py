@@ -17,7 +17,6 @@ from speech2image.errors import ConfigError
 
 DEFAULT_SEED = 100
 """Seed of generation of the folder without a seed in its name."""
-_SMALL_PX = 32
 
 
 @dataclass
@@ -106,6 +105,7 @@ class Bench:
     def train(self, image_px: int) -> Training:
         """Return the training images, prepared like the real set."""
         if image_px not in self._train:
+            from speech2image.app.score_bounds import SMALL_PX
             from speech2image.app.score_real import real_set
             from speech2image.metrics.imageset import ImageSet
 
@@ -115,7 +115,7 @@ class Bench:
             if self.probe is not None:
                 predicted = self.probe.predict(ImageSet(real.images, self.probe.image_px).array())
             self._train[image_px] = Training(
-                ImageSet(real.images, _SMALL_PX).array(),
+                ImageSet(real.images, SMALL_PX).array(),
                 ImageSet([real.images[row] for row in shown], image_px).array(),
                 self.features(real.images, image_px, "training images"),
                 [record.key for record in real.records], predicted,
@@ -258,9 +258,9 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
 
 def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any]]:
     """Read generated images and their real set; return them and their counts, and say what is missing."""
+    from speech2image.app.score_bounds import nearest_of
     from speech2image.app.score_real import PreparedImages, real_side, side_of
-    from speech2image.metrics.copies import nearest_training
-    from speech2image.metrics.imageset import ImageSet, common_size, read_generated
+    from speech2image.metrics.imageset import common_size, read_generated
     from speech2image.metrics.ranking import whole_batches
 
     generated, protocol = read_generated(folder, bench.utterances), bench.protocol
@@ -292,9 +292,7 @@ def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any
         groups=[record.get("class_id") for record in records],
     )  # fmt: skip
     if bench.config["bounds"]:
-        train = bench.train(image_px)
-        small = ImageSet(source, _SMALL_PX).array()
-        images.nearest = nearest_training(small, train.small, images.fake, train.features)
+        images.nearest = nearest_of(bench, source, images.fake, image_px)
     counts = {
         "generated": len(files), "real": len(real.records), "real_set": real.how,
         "utterances_scored": painted, "utterances_of_split": len(bench.utterances),
