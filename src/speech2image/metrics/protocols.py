@@ -38,7 +38,8 @@ class Protocol:
         real_images: `split`, each image of the split once; `all`, each image of every split;
             `per_caption`, the real image of every generated file, repeated.
         real_resize: PIL filter that resizes real images (all of them antialias).
-        drop_last: batch size whose remainder is left out of the evaluated images; 0: none is.
+        drop_last: batch size (of images, in file order) whose remainder is left out by whoever lists the
+            images; 0: every image is scored.
         equal_counts: score FID, KID and neighbours on equally many of both sides (drawn by seed).
         num_generated: generated images asked for; None: one pass over the split.
         num_seeds: seeds of generation the protocol asks for.
@@ -53,7 +54,7 @@ class Protocol:
         isc_batch: images beyond a multiple of it are left out of the inception score; 0: none.
         kid_subsets: subsets of KID.
         kid_subset_size: images a subset where each side has twice as many, else half a side.
-        fid_replicates: bootstrap replicates behind the intervals of FID and the neighbours.
+        fid_interval: give FID an interval, for which all features are kept; False: moments only.
         prc_k: neighbour that sets the radius of precision, recall and their F score.
         prdc_k: neighbour that sets the radius of density and coverage.
         attributes: attributes whose mean is the headline accuracy; empty: all the probe knows.
@@ -92,7 +93,7 @@ class Protocol:
     isc_batch: int = 0
     kid_subsets: int = 100
     kid_subset_size: int = 1000
-    fid_replicates: int = 200
+    fid_interval: bool = True
     prc_k: int = 3
     prdc_k: int = 5
     attributes: tuple[str, ...] = ()
@@ -175,7 +176,6 @@ _OURS = (
         metrics=_IMAGE + _RETRIEVAL,
         equal_counts=True,
         num_seeds=3,
-        fid_replicates=20,
         retrieval_network="torchvision-inception",
         note="PNG files, every item of the split, equally many real and generated images in FID, KID"
         " and neighbours. The published papers do not state how they prepared real images; beside"
@@ -195,7 +195,6 @@ _OURS = (
         box_crop=False,
         num_generated=30_000,
         noise="the sampler's own; VQ-Diffusion truncates each step (top 0.86)",
-        fid_replicates=20,
         retrieval_network="torchvision-inception",
         comparable=True,
         note="30,000 images for captions of the test split, captions repeated where there are fewer;"
@@ -221,7 +220,6 @@ _S2IGAN_FLICKR8K = Protocol(
     isc_network="torchvision-inception",
     isc_shuffle=False,
     isc_drop_rest=True,
-    fid_replicates=20,
     retrieval_network="torchvision-inception",
     retrieval_input="unit",
     comparable=True,
