@@ -16,7 +16,7 @@ import numpy as np
 from speech2image.report.collect import Metric, Run
 from speech2image.report.media import embed_sound
 from speech2image.report.rows import Row, choose_rows
-from speech2image.training.dashboards import Picture, Publication, Sheet, Sound
+from speech2image.training.dashboards import Picture, Publication, Sheet, Sound, cost_summary
 
 METRIC_COLUMNS = (
     "metric", "value", "low", "high", "level", "count", "protocol", "split", "unit", "chance", "better", "note",
@@ -24,13 +24,6 @@ METRIC_COLUMNS = (
 UTTERANCE_COLUMNS = (
     "utterance", "caption", "class", "speech", "spectrogram", "real", "painted", "seed", "sample",
 )  # fmt: skip
-#: Cost in the summary: key of run.json.
-COSTS = {
-    "cost/train_seconds": "train_seconds",
-    "cost/train_cpu_seconds": "train_cpu_seconds",
-    "cost/peak_memory_mb": "peak_memory_mb",
-    "cost/images_seen": "images_seen",
-}
 MAX_WAVE_S = 20.0
 
 
@@ -111,17 +104,14 @@ def _scores(metrics: tuple[Metric, ...]) -> dict[str, float]:
 
 
 def _costs(run: Run) -> dict[str, float]:
-    costs = {}
-    for name, key in COSTS.items():
-        value = run.about.get(key)
-        if isinstance(value, int | float):
-            costs[name] = float(value)
-    parameters = run.about.get("parameters")
-    if isinstance(parameters, Mapping):
-        costs["cost/parameters"] = float(sum(parameters.values()))
-    own = [one for one in run.samplings if one.metrics == run.metrics and one.seconds_per_image]
-    if own and own[0].seconds_per_image:
-        costs["cost/images_per_s"] = 1.0 / own[0].seconds_per_image
+    costs = cost_summary(run.about)
+    for content in run.metric_files.values():
+        details = content.get("details")
+        details = details if isinstance(details, Mapping) else {}
+        sampling = details.get("sampling")
+        seconds = sampling.get("seconds_per_image") if isinstance(sampling, Mapping) else None
+        if details.get("is_default_sampler", True) and seconds:
+            costs["cost/images_per_s"] = 1.0 / float(seconds)
     return costs
 
 

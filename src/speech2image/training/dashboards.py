@@ -22,6 +22,8 @@ from speech2image.errors import DataError, MissingPackageError
 from speech2image.training.loggers import WandbLogger
 
 SECTIONS = ("Quality while training", "Scores", "The same utterances", "Training", "Costs")
+#: Keys of `run.json` that say what a run cost.
+COSTS = ("train_seconds", "train_cpu_seconds", "peak_memory_mb", "images_seen")
 _WIDTH, _HEIGHT = 24, 12
 
 
@@ -155,6 +157,15 @@ def _media(cell: Picture | Sound) -> Any:
         return None
 
 
+def cost_summary(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a run cost, from its `run.json`, as `cost/<what>`; parameters by part of the model."""
+    costs = {f"cost/{key}": float(info[key]) for key in COSTS if isinstance(info.get(key), int | float)}
+    parts = info.get("parameters")
+    if isinstance(parts, Mapping):
+        costs |= {f"cost/parameters/{part}": float(count) for part, count in parts.items()}
+    return costs
+
+
 # ---- what is looked at --------------------------------------------------------------------------
 def dashboard(
     publications: Sequence[Publication], project: str, entity: str | None, title: str
@@ -179,7 +190,7 @@ def dashboard(
         + [_panel("bar", family, keys) for family, keys in _families(scores).items()],
         [_panel("table", name, [name]) for name in sheets[1:]] + [_panel("media", key, [key]) for key in media],
         [_panel("line", key, [key]) for key in scalars if not key.startswith("val_")],
-        [_panel("bar", key, [key]) for key in costs]
+        [_panel("bar", family, keys) for family, keys in _families(costs).items()]
         + [_panel("scatter", f"{score} against {cost}", [cost, score])
            for score in quality for cost in costs if cost == "cost/train_seconds"],
     ]  # fmt: skip
@@ -188,12 +199,12 @@ def dashboard(
     return {"project": project, "entity": entity, "title": title, "runs": runs, "sections": sections}
 
 
-def _families(scores: Sequence[str]) -> dict[str, list[str]]:
-    """Return scores by protocol, split and family: `p/test/recall@1` and `p/test/recall@5` share a panel."""
+def _families(keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return summary keys by what shares a panel: `p/test/recall@1` and `p/test/recall@5`, all of a cost's parts."""
     families: dict[str, list[str]] = {}
-    for key in scores:
-        protocol, split, name = key.split("/", 2)
-        families.setdefault(f"{protocol}/{split}/{name.partition('@')[0].partition('/')[0]}", []).append(key)
+    for key in keys:
+        depth = 2 if key.startswith("cost/") else 3
+        families.setdefault("/".join(key.partition("@")[0].split("/")[:depth]), []).append(key)
     return families
 
 

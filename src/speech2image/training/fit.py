@@ -27,6 +27,7 @@ from speech2image.losses.contrastive import MaskedContrastiveLoss
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
+from speech2image.training.dashboards import cost_summary
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
@@ -214,7 +215,8 @@ class Session:
         self.info = self._info(corpus)
         self.journal = Journal(folder / "journal.jsonl", resume_step=step)
         self.wandb = WandbLogger(
-            **config["logger"]["wandb"], run_id=name, folder=folder, config=config
+            **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
+            about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
@@ -293,4 +295,5 @@ class Session:
         }
         write_info(self.folder, self.info)
         self.journal.close()
+        self.wandb.summarise(lambda: cost_summary(self.info))
         self.wandb.close()

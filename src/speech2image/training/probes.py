@@ -97,8 +97,8 @@ def probe_labels(
 def real_images(corpus: Corpus, split: str, image_px: int, side: int) -> npt.NDArray[np.uint8]:
     """Return the real images of a split, centre crops resized to `side`, `(N, 3, side, side)` uint8."""
     batches = ImageBatches(corpus, split, 64, image_px)
-    parts = [batches[step]["image"].permute(0, 2, 3, 1).numpy() for step in range(len(batches))]
-    return ImageSet(np.concatenate(parts), side).array()
+    pixels = (batches[step]["image"].permute(0, 2, 3, 1).numpy() for step in range(len(batches)))
+    return np.concatenate([ImageSet(some, side).array() for some in pixels])
 
 
 def real_features(corpus: Corpus, split: str, image_px: int, probe: Probe) -> npt.NDArray[np.float32]:

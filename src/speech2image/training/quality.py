@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from speech2image.training.painting import Address, Painter, Told
 from speech2image.training.probes import corpus_probe, real_features, usual_protocol
 
 CHUNK = 64
-"""Images painted at once."""
+"""Most images painted, and looked at, at once."""
 KID_SUBSETS, KID_SUBSET_SIZE = 8, 1000
 
 
@@ -123,12 +122,8 @@ class ImageQuality:
         return found
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """What is painted: addresses of the draws, and what the generator is told, in chunks."""
-
-    addresses: Sequence[Address]
-    told: Sequence[Told]
+#: What is painted at once: addresses of the draws, and what the generator is told of each.
+Chunk = tuple[Sequence[Address], Told]
 
 
 class QualityWatch(pl.Callback):
@@ -136,7 +131,7 @@ class QualityWatch(pl.Callback):
 
     Args:
         quality: the metrics.
-        held_out: utterances, the same each time.
+        held_out: utterances in chunks, the same each time.
         painter_of: painter of a module's averaged weights.
         every: steps between measurements.
         max_share: largest share of the training time; a measurement that would exceed it is left out, which is
@@ -144,7 +139,7 @@ class QualityWatch(pl.Callback):
     """
 
     def __init__(
-        self, quality: ImageQuality, held_out: HeldOut, painter_of: Callable[[pl.LightningModule], Painter],
+        self, quality: ImageQuality, held_out: Sequence[Chunk], painter_of: Callable[[pl.LightningModule], Painter],
         every: int, max_share: float,
     ) -> None:  # fmt: skip
         self.quality, self.held_out, self.painter_of = quality, held_out, painter_of
@@ -188,13 +183,11 @@ class QualityWatch(pl.Callback):
 
     def _paint(self, module: TrainingModule, start: float) -> Tensor | None:
         """Return `(N, 3, S, S)` uint8; None: the first chunk shows that the whole would take too long."""
-        painter, parts, done = self.painter_of(module), [], 0
-        for told in self.held_out.told:
-            addresses = self.held_out.addresses[done : done + CHUNK]
+        painter, parts = self.painter_of(module), []
+        for addresses, told in self.held_out:
             parts.append(to_uint8(painter(told.to(module.device), addresses).images.float().cpu()))
-            done += len(addresses)
-            if done == len(addresses):  # the first
-                self._cost = (_now(module.device) - start) * len(self.held_out.told)
+            if len(parts) == 1:
+                self._cost = (_now(module.device) - start) * len(self.held_out)
                 if not self._affords(self._cost):
                     return None
         side = self.quality.probe.image_px
@@ -224,7 +217,7 @@ def watch_quality(
         split: whose utterances, evenly spaced.
         shown: from places in the split's utterances to what the generator is told.
         painter_of: painter of a module's averaged weights.
-    Returns: nothing where it is off, or the run is shorter than its first measurement.
+    Returns: nothing where it is off, the run is shorter than its first measurement, or there is one image only.
     """
     options, trainer = config["callbacks"]["quality"], config["trainer"]
     if not 0 < options["every"] <= trainer["max_steps"]:
@@ -233,15 +226,19 @@ def watch_quality(
     probe = corpus_probe(corpus, image_px, PROTOCOLS[usual_protocol(corpus.manifest.corpus)].attributes)
     real = real_features(corpus, split, image_px, probe)
     count = min(options["num_images"], len(utterances))
+    if min(count, len(real)) < 2:
+        return []
     picks = np.linspace(0, len(utterances) - 1, count).astype(np.int64)
     said = [utterances[pick][1] for pick in picks]
     quality = ImageQuality(
         probe, real, [utterance.attributes for utterance in said], config["seed"], device_of(config)
     )
-    held_out = HeldOut(
-        [(f"quality/{utterance.key}", 0) for utterance in said],
-        [shown(picks[start : start + CHUNK]) for start in range(0, count, CHUNK)],
-    )
+    size = min(CHUNK, trainer["batch_size"])  # what training has memory for, painting has too
+    addresses = [(f"quality/{utterance.key}", 0) for utterance in said]
+    held_out = [
+        (addresses[start : start + size], shown(picks[start : start + size]))
+        for start in range(0, count, size)
+    ]
     return [QualityWatch(quality, held_out, painter_of, options["every"], options["max_share"])]
 
 
