@@ -23,7 +23,12 @@ def run(config: dict[str, Any]) -> None:
         names = [asked] if isinstance(asked, str) else asked
         folders = [open_run(name, runs).path for name in names]
     out = Path(config["out"]) if config["out"] else runs / "reports" / _name(folders, asked == "all")
-    print(write_report(folders, out, config["title"], config["num_utterances"]))
+    page = write_report(folders, out, config["title"], config["num_utterances"])
+    if config["logger"]["wandb"]["mode"] != "disabled":
+        from speech2image.app.publish import publish
+
+        print("\n".join(publish(folders, out, config)))
+    print(page)
 
 
 def _name(folders: list[Path], is_all: bool) -> str:
