@@ -32,7 +32,13 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "seed": int,
         "inception": bool,
     },
-    "report": {"runs": (list, str), "out": _OPTIONAL_TEXT, "title": _OPTIONAL_TEXT, "num_utterances": int},
+    "report": {
+        "runs": (list, str),
+        "out": _OPTIONAL_TEXT,
+        "title": _OPTIONAL_TEXT,
+        "num_utterances": int,
+        "attention": bool,
+    },
     "import": {
         "system": _OPTIONAL_TEXT,
         "checkpoint": _OPTIONAL_TEXT,
@@ -86,6 +92,7 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "out": "folder to write; null: reports/<ids>",
         "title": "title of the page",
         "num_utterances": "utterances shown side by side",
+        "attention": "draw where speech encoders listen",
     },
     "import": {
         "system": "stackgan_v2, li_et_al, sen, speechclip, vqgan, s2ivq_d or vq_diffusion",
