@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from speech2image.report.collect import Metric, Run
+from speech2image.report.collect import Run
+from speech2image.report.measures import Metric
 from speech2image.report.media import embed_sound
 from speech2image.report.rows import Row, choose_rows
 from speech2image.training.dashboards import Picture, Publication, Sheet, Sound, cost_summary
