@@ -9,7 +9,7 @@ _OPTIONAL_TEXT: tuple[type, ...] = (str, type(None))
 #: Verb: key: accepted types.
 ROOT_FIELDS: dict[str, dict[str, Any]] = {
     "prepare": {"verify": bool},
-    "train": {"name": str, "stage": str, "seed": int, "validate_only": bool},
+    "train": {"name": str, "stage": str, "seed": int, "evaluate": bool, "validate_only": bool},
     "embed": {"run": _OPTIONAL_TEXT, "split": str, "out": _OPTIONAL_TEXT},
     "generate": {
         "run": _OPTIONAL_TEXT,
@@ -37,7 +37,13 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "clip_weights": _OPTIONAL_TEXT,
         "clip_network": str,
     },
-    "report": {"runs": (list, str), "out": _OPTIONAL_TEXT, "title": _OPTIONAL_TEXT, "num_utterances": int},
+    "report": {
+        "runs": (list, str),
+        "out": _OPTIONAL_TEXT,
+        "title": _OPTIONAL_TEXT,
+        "num_utterances": int,
+        "attention": bool,
+    },
     "import": {
         "system": _OPTIONAL_TEXT,
         "checkpoint": _OPTIONAL_TEXT,
@@ -57,6 +63,7 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "name": "first part of the run's name",
         "stage": "encoder, codec, gan or diffusion",
         "seed": "root of every random draw",
+        "evaluate": "after training, score the run under its corpus's own protocol",
         "validate_only": "build everything, print sizes, train nothing",
     },
     "embed": {
@@ -97,6 +104,7 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "out": "folder to write; null: reports/<ids>",
         "title": "title of the page",
         "num_utterances": "utterances shown side by side",
+        "attention": "draw where speech encoders listen",
     },
     "import": {
         "system": "stackgan_v2, li_et_al, sen, speechclip, vqgan, s2ivq_d or vq_diffusion",
