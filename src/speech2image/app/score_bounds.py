@@ -20,11 +20,14 @@ def half_bounds_of(
 ) -> list[Any]:
     """Return FID and KID of real halves, and of the generated images at their count."""
     from speech2image.metrics.bounds import half_bounds
+    from speech2image.metrics.features import extract
     from speech2image.metrics.imageset import ImageSet
-    from speech2image.metrics.scores import extract
 
     side = network.image_px or image_px
-    fake, true = (extract(network, ImageSet(images, side)).features for images in (generated, real))
+    fake, true = (
+        extract(network, ImageSet(images, side), logits=False).features for images in (generated, real)
+    )
+    assert fake is not None and true is not None
     return list(half_bounds(true, fake, protocol=protocol, seed=seed).values())
 
 

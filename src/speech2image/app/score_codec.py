@@ -14,7 +14,13 @@ from speech2image.data.corpora import open_corpus
 def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return what is left of real images after the codec: FID to the originals, attributes where known."""
     from speech2image.app.score_bounds import half_bounds_of
-    from speech2image.app.score_networks import attribute_labels, network_of, probe_accuracy
+    from speech2image.app.score_networks import (
+        attribute_labels,
+        network_of,
+        probe_accuracy,
+        real_cache,
+        score_network,
+    )
     from speech2image.metrics.imageset import ImageSet
     from speech2image.metrics.scores import image_scores
 
@@ -33,7 +39,10 @@ def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[
         arrays = ImageSet(painted, probe.image_px).array()
         for metric in probe.accuracy(arrays, labels, protocol=protocol, groups=groups).values():
             metrics.append(dataclasses.replace(metric, name=metric.name.replace("probe", "codec")))
-    metrics += image_scores(painted, real.images, protocol=protocol, network=network).values()
+    metrics += image_scores(
+        painted, real.images, protocol=protocol, network=network,
+        isc_network=score_network(protocol, config), cache=real_cache(corpus, split),
+    ).values()  # fmt: skip
     if config["bounds"]:
         metrics += half_bounds_of(network, painted, real.images, image_px, protocol, config["seed"])
     details = {

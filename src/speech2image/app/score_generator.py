@@ -75,7 +75,7 @@ class Bench:
     """
 
     def __init__(self, scored: Any, protocol: Any, config: dict[str, Any]) -> None:
-        from speech2image.app.score_networks import network_of
+        from speech2image.app.score_networks import network_of, score_network
         from speech2image.training.conditions import resolve_condition
 
         self.scored, self.protocol, self.config = scored, protocol, config
@@ -86,6 +86,7 @@ class Bench:
         self.network, self.probe = network_of(
             protocol.network, self.corpus, self.settings["image_px"], protocol, config
         )
+        self.isc_network = score_network(protocol, config)
         self.skipped: dict[str, str] = {}
         self.classifier: tuple[Any, Any] | None = None
         self._train: dict[int, Training] = {}
@@ -97,10 +98,13 @@ class Bench:
 
     def features(self, images: Any, image_px: int, what: str) -> torch.Tensor:
         """Return features `(N, F)` of images by the network of the protocol."""
+        from speech2image.metrics.features import extract
         from speech2image.metrics.imageset import ImageSet
-        from speech2image.metrics.scores import extract
 
-        return extract(self.network, ImageSet(images, self.network.image_px or image_px), what=what).features
+        shown = ImageSet(images, self.network.image_px or image_px)
+        found = extract(self.network, shown, what, logits=False).features
+        assert found is not None
+        return found
 
     def train(self, image_px: int) -> Training:
         """Return the training images, prepared like the real set."""
@@ -228,6 +232,7 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
     """Score the images of one folder; return metrics, details and one line for each image."""
     from speech2image.app.score_bounds import attribute_bounds, copying, image_bounds
     from speech2image.app.score_match import classifier_metrics, clip_metrics, matching_metrics
+    from speech2image.app.score_networks import real_cache
     from speech2image.app.score_writing import item_lines
     from speech2image.metrics.scores import image_scores
 
@@ -240,7 +245,13 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
         found, hits = attribute_metrics(bench, images, spoken)
         metrics += found
     metrics += image_scores(
-        images.source, images.real_images, protocol=bench.protocol, network=bench.network
+        images.source,
+        images.real_images,
+        protocol=bench.protocol,
+        network=bench.network,
+        isc_network=bench.isc_network,
+        cache=real_cache(bench.corpus, bench.split),
+        groups=images.groups,
     ).values()
     found, ranks, matched = matching_metrics(bench, images)
     metrics += found + classifier_metrics(bench, images) + clip_metrics(bench, images)

@@ -40,11 +40,11 @@ def retrieval_sides(bench: Any, images: Any) -> tuple[Any, Any, np.ndarray, list
 
     Queries are the real images of the split, each once, whatever the real set of the scores is.
     """
-    from speech2image.app.score_networks import network_of
+    from speech2image.app.score_networks import retrieval_network
     from speech2image.app.score_real import real_set
+    from speech2image.metrics.features import extract
     from speech2image.metrics.imageset import ImageSet
     from speech2image.metrics.ranking import whole_batches
-    from speech2image.metrics.scores import extract
 
     protocol = bench.protocol
     keys = np.array([str(record["image_key"]) for record in images.records])
@@ -52,19 +52,17 @@ def retrieval_sides(bench: Any, images: Any) -> tuple[Any, Any, np.ndarray, list
     rows = range(whole_batches(len(real.records), protocol.drop_last))
     records = [real.records[row] for row in rows]
     shown = [real.images[row] for row in rows]
-    name = protocol.retrieval_network or protocol.network
-    if name == protocol.network:
-        sides = [bench.features(shown, images.image_px, "queries"), images.fake]
-        return sides[0], sides[1], keys, records
+    if protocol.retrieval_network in ("", protocol.network):
+        return bench.features(shown, images.image_px, "queries"), images.fake, keys, records
     try:
-        network, _ = network_of(name, bench.corpus, images.image_px, protocol, bench.config)
+        network = retrieval_network(protocol, bench.config)
     except CheckpointError as problem:
         bench.skipped["retrieval"] = problem.message
         print(f"retrieval of images is left out: {problem.message}")
         return None, None, keys, records
     side = network.image_px or images.image_px
     queries, gallery = (
-        extract(network, ImageSet(part, side), what=what).features
+        extract(network, ImageSet(part, side), what, logits=False).features
         for part, what in ((shown, "queries"), (images.source, "gallery"))
     )
     return queries, gallery, keys, records
@@ -244,9 +242,14 @@ def classifier_metrics(bench: Any, images: Any) -> list[Any]:
         flip = bool(bench.corpus.manifest.meta.get("mirror", True))
         bench.classifier = train_classifier(train, names, protocol=protocol, flip=flip, seed=seed)
     probe, accuracy = bench.classifier
-    by_classifier = dataclasses.replace(protocol, network="probe", isc_network="")
+    by_classifier = dataclasses.replace(
+        protocol, network="probe", isc_network="", prepare="crop", metrics=("inception_score",)
+    )
     scores = image_scores(
-        images.source, images.real_images, protocol=by_classifier, network=probe_network(probe)
+        images.source,
+        images.real_images,
+        protocol=by_classifier,
+        network=probe_network(probe),
     )
     note = f"classifier of {len(probe.classes['class'])} training classes, {accuracy.value:.1%} right on held-out images"
     score = dataclasses.replace(

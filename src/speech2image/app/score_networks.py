@@ -25,12 +25,49 @@ def network_of(
 
     Raises:  CheckpointError: the weights are missing or have another hash.
     """
-    from speech2image.metrics.networks import inception_network, probe_network
+    from speech2image.metrics.networks import open_network, probe_network
 
     if name == "probe":
         probe = corpus_probe(corpus, image_px, protocol)
         return probe_network(probe), probe
-    return inception_network(Path(config["paths"]["weights"])), None
+    return open_network(name, Path(config["paths"]["weights"]), device_name()), None
+
+
+def retrieval_network(protocol: Any, config: dict[str, Any]) -> Any:
+    """Return the network of image retrieval, fed as the protocol says.
+
+    Raises:  CheckpointError: its weights are missing or have another hash.
+    """
+    from speech2image.metrics.networks import open_network
+
+    weights = Path(config["paths"]["weights"])
+    return open_network(protocol.retrieval_network, weights, device_name(), protocol.retrieval_input)
+
+
+def score_network(protocol: Any, config: dict[str, Any]) -> Any | None:
+    """Return the network of the inception score where it is another one; None: it is the same.
+
+    Raises:  CheckpointError: as `retrieval_network`.
+    """
+    from speech2image.metrics.networks import open_network
+
+    if protocol.isc_network in ("", protocol.network):
+        return None
+    return open_network(protocol.isc_network, Path(config["paths"]["weights"]), device_name())
+
+
+def real_cache(corpus: Any, split: str) -> Any:
+    """Return where statistics of the real images of a split are kept: beside the prepared corpus."""
+    from speech2image.metrics.features import Cache
+
+    return Cache(corpus.folder / "statistics", f"{corpus.manifest.corpus}-{split}")
+
+
+def device_name() -> str:
+    """Return `cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def corpus_probe(corpus: Any, image_px: int, protocol: Any) -> Any:

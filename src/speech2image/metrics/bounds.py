@@ -16,8 +16,9 @@ from torch import Tensor
 
 from speech2image.errors import ProtocolError
 from speech2image.metrics.bootstrap import percentile_ends, resampling_counts
+from speech2image.metrics.frechet import frechet_distance
+from speech2image.metrics.kernel import squared_mmd
 from speech2image.metrics.protocol import Metric, Protocol, measured
-from speech2image.metrics.scores import frechet_distance
 
 Array = npt.NDArray[np.float64]
 SPLITS = 20
@@ -34,18 +35,6 @@ def is_bound(name: str) -> bool:
     (True, False, True)
     """
     return name.split("@")[0].partition("/")[2] in BOUNDS or name.startswith(_CONTROLS)
-
-
-def kernel_distance(left: Array, right: Array) -> float:
-    """Return the unbiased squared maximum mean discrepancy of `(N, F)` and `(M, F)`: KID in one subset.
-
-    Source:  Gretton et al. 2012, eq. 3; kernel of Binkowski et al. 2018, (x.y / F + 1)^3.
-    """
-    total = 0.0
-    for side in (left, right):
-        kernel = (side @ side.T / side.shape[1] + 1) ** 3
-        total += float(kernel.sum() - np.trace(kernel)) / (len(side) * (len(side) - 1))
-    return total - 2 * float(((left @ right.T / left.shape[1] + 1) ** 3).mean())
 
 
 def half_bounds(
@@ -83,7 +72,7 @@ def half_bounds(
         drawn = sides[1][rng.permutation(len(generated))[:count]]
         for name, other in (("real_halves", left), ("same_count", drawn)):
             found.setdefault(f"fid/{name}", []).append(frechet_distance(other, right))
-            found.setdefault(f"kid/{name}", []).append(kernel_distance(other, right))
+            found.setdefault(f"kid/{name}", []).append(squared_mmd(other, right))
     notes = {
         "real_halves": f"lower bound: {count} real images against {count} others",
         "same_count": f"generated images at the count of the lower bound, {count} against {count}",
@@ -118,7 +107,7 @@ def set_bounds(
     """
     left, right = (np.asarray(side, dtype=np.float64) for side in (stand_in, real))
     result = {}
-    for family, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
+    for family, distance in (("fid", frechet_distance), ("kid", squared_mmd)):
         value = distance(left, right)
         draws = _resampled(distance, left, right, seed)
         # resampled sets are nearer to singular, which shifts FID: keep the spread, drop the shift

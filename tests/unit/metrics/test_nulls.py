@@ -13,7 +13,7 @@ from speech2image.data.bird_shapes import plan_bird
 from speech2image.data.birds import choose_species
 from speech2image.errors import ProtocolError
 from speech2image.images.pyramid import crop_box
-from speech2image.metrics.bounds import half_bounds, is_bound, kernel_distance, noise_images, set_bounds
+from speech2image.metrics.bounds import half_bounds, is_bound, noise_images, set_bounds
 from speech2image.metrics.copies import (
     Nearest,
     calibrate,
@@ -23,6 +23,7 @@ from speech2image.metrics.copies import (
     planted_copies,
 )
 from speech2image.metrics.imageset import to_square
+from speech2image.metrics.kernel import squared_mmd
 from speech2image.metrics.probe import Probe, train_probe
 from speech2image.metrics.protocol import get_protocol
 from speech2image.metrics.retrieval import recall_at_k, shuffled_recall
@@ -99,11 +100,9 @@ def test_noise_is_far_and_training_images_are_between() -> None:
 def test_kernel_distance_is_unbiased() -> None:
     """Mean over draws of one distribution is zero within three standard errors, also with unequal counts."""
     rng = np.random.default_rng(0)
-    values = np.array(
-        [kernel_distance(rng.normal(size=(30, 8)), rng.normal(size=(50, 8))) for _ in range(300)]
-    )
+    values = np.array([squared_mmd(rng.normal(size=(30, 8)), rng.normal(size=(50, 8))) for _ in range(300)])
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(300)
-    assert kernel_distance(rng.normal(size=(30, 8)), rng.normal(1, 1, (50, 8))) > 10 * values.std()
+    assert squared_mmd(rng.normal(size=(30, 8)), rng.normal(1, 1, (50, 8))) > 10 * values.std()
 
 
 def test_too_few_images_for_halves_are_refused() -> None:
