@@ -96,6 +96,11 @@ def cls_weights(encoder: Any, speech: Any) -> list[float]:
     for layer in layers[:-1]:
         stacked = layer(stacked, src_key_padding_mask=padding)
     weights = layers[-1].self_attn(
-        stacked[:, :1], stacked, stacked, key_padding_mask=padding, need_weights=True, average_attn_weights=True
+        stacked[:, :1],
+        stacked,
+        stacked,
+        key_padding_mask=padding,
+        need_weights=True,
+        average_attn_weights=True,
     )[1]
     return [float(weight) for weight in weights[0, 0, 1 : 1 + int(lengths[0])]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +22,12 @@ def run(config: dict[str, Any]) -> None:
     folders = find_folders([str(name) for name in names], runs)
     out = Path(config["out"]) if config["out"] else runs / "reports" / _name(folders, names == ["all"])
     listener = attend if config["attention"] else None
-    print(write_report(folders, out, config["title"], config["num_utterances"], listener))
+    page = write_report(folders, out, config["title"], config["num_utterances"], listener)
+    if config["logger"]["wandb"]["mode"] != "disabled":
+        from speech2image.app.publish import publish
+
+        print("\n".join(publish(folders, out, config)))
+    print(page)
 
 
 def find_folders(names: Sequence[str], runs: Path) -> list[Path]:
@@ -81,4 +87,9 @@ def _folders(pattern: str) -> list[Path]:
 
 
 def _name(folders: Sequence[Path], is_all: bool) -> str:
-    return "all" if is_all else "+".join(folder.name for folder in folders)[:100]
+    """Return a folder name that says which runs: their names, or the first, how many more, and a hash of all."""
+    names = [folder.name for folder in folders]
+    if is_all or len(names) <= 3:
+        return "all" if is_all else "+".join(names)
+    digest = hashlib.sha256("+".join(names).encode()).hexdigest()[:8]
+    return f"{names[0]}+{len(names) - 1}-{digest}"

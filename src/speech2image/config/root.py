@@ -9,7 +9,7 @@ _OPTIONAL_TEXT: tuple[type, ...] = (str, type(None))
 #: Verb: key: accepted types.
 ROOT_FIELDS: dict[str, dict[str, Any]] = {
     "prepare": {"verify": bool},
-    "train": {"name": str, "stage": str, "seed": int, "validate_only": bool},
+    "train": {"name": str, "stage": str, "seed": int, "evaluate": bool, "validate_only": bool},
     "embed": {"run": _OPTIONAL_TEXT, "split": str, "out": _OPTIONAL_TEXT},
     "generate": {
         "run": _OPTIONAL_TEXT,
@@ -58,6 +58,7 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "name": "first part of the run's name",
         "stage": "encoder, codec, gan or diffusion",
         "seed": "root of every random draw",
+        "evaluate": "after training, score the run under its corpus's own protocol",
         "validate_only": "build everything, print sizes, train nothing",
     },
     "embed": {
