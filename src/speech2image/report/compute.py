@@ -88,7 +88,11 @@ def compute_figures(stage: Stage, colours: Mapping[Run, str]) -> list[Figure]:
 def _lacking(found: Sequence[tuple[Run, Metric]], cost: Cost, note: str) -> str:
     """Return `note`, and which runs are not in the figure because they recorded no time."""
     lacking = [run.label for run, _ in found if not cost(run)]
-    said = f"Not recorded for {', '.join(lacking)}." if len(lacking) < 4 else f"{len(lacking)} runs recorded none."
+    said = (
+        f"Not recorded for {', '.join(lacking)}."
+        if len(lacking) < 4
+        else f"{len(lacking)} runs recorded none."
+    )
     return f"{note} {said}".strip() if lacking else note
 
 
@@ -97,9 +101,7 @@ def _machines(found: Sequence[tuple[Run, Metric]]) -> str:
     return f"Timed on {' and '.join(machines)}." if machines else ""
 
 
-def _points(
-    found: Sequence[tuple[Run, Metric]], cost: Cost, colours: Mapping[Run, str]
-) -> list[Point]:
+def _points(found: Sequence[tuple[Run, Metric]], cost: Cost, colours: Mapping[Run, str]) -> list[Point]:
     points = []
     for run, metric in found:
         spent = cost(run)
