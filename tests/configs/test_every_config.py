@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,7 @@ REDUCED = {
     "sen_cub": ("encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64"),
     "sen_flickr8k": ("encoder.rnn_dim=32", "vision=conv_branch", "vision.embed_dim=64"),
     "speechclip_birds": ("encoder.small_dim=32", "vision.width=8"),
+    "speechclip_digits": ("encoder.small_dim=32", "vision.width=8"),
     "speechclip_cub": SMALL_WAVES,
     "speechclip_flickr8k": SMALL_WAVES,
     "speechclip_cub_small": ("encoder.small_dim=32", "vision.width=8"),
@@ -94,7 +96,10 @@ SMALL_DIFFUSION = (
     "generator.dim=32", "generator.heads=2", "codec.num_views=2", "trainer.precision=32-true",
     "sampler=skipping", "sampler.steps=3",
 )  # fmt: skip
-DIFFUSION = [name for name in EXPERIMENTS if name.startswith(("s2ivq_d", "vq_diffusion"))]
+OF_A_STUDY = [name for name in EXPERIMENTS if "_of_" in name]
+DIFFUSION = [
+    name for name in EXPERIMENTS if name.startswith(("s2ivq_d", "vq_diffusion")) and name not in OF_A_STUDY
+]
 CODECS = [name for name in EXPERIMENTS if name.startswith("codec")]
 SMALL_GAN = ("generator.gf_dim=4", "generator.df_dim=4", "generator.condition_dim=8", "generator.noise_dim=8")
 
@@ -116,8 +121,11 @@ def stages_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "experiment",
-    [name for name in EXPERIMENTS if name not in DIFFUSION and not name.startswith(("stackgan", "codec"))],
-)
+    [
+        name for name in EXPERIMENTS
+        if name not in (*DIFFUSION, *OF_A_STUDY) and not name.startswith(("stackgan", "codec"))
+    ],
+)  # fmt: skip
 def test_encoder_experiment_trains_two_steps(
     experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
 ) -> None:
@@ -131,7 +139,9 @@ def test_encoder_experiment_trains_two_steps(
     assert [line for line in (run / "journal.jsonl").read_text().splitlines() if '"loss"' in line]
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith("stackgan")])
+@pytest.mark.parametrize(
+    "experiment", [name for name in EXPERIMENTS if name.startswith("stackgan") and name not in OF_A_STUDY]
+)
 def test_generator_experiment_trains_two_steps(
     experiment: str, command: Callable[..., tuple[int, str, str]], tiny_flickr: Path, tiny_cub: Path
 ) -> None:
@@ -207,3 +217,34 @@ def test_diffusion_experiment_trains_two_steps(
     assert (run / "weights.safetensors").is_file()
     assert len(list((run / "samples").iterdir())) == 2
     assert '"nats_per_token"' in (run / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("experiment", OF_A_STUDY)
+def test_study_experiment_finds_encoder_and_codec_of_its_seed(
+    experiment: str, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    method, encoder = experiment.split("_of_")
+    dataset = method.rsplit("_", 1)[-1]
+    corpus = corpus_overrides(experiment, Path(), Path())
+    name = f"{encoder}_{dataset}"
+    parts = {"encoder": (name, REDUCED.get(name, ("encoder.rnn_dim=32", "vision.embed_dim=64")))}
+    if method.startswith("s2ivq_d"):
+        parts["codec"] = (f"codec_{dataset}", SMALL_CODEC)
+    ids: dict[tuple[str, int], str] = {}
+    for role, (name, reduced) in parts.items():
+        for seed in (12, 11):  # the newest is not the wanted one
+            code, out, err = command(
+                "train", f"experiment={name}", "debug=two_steps", *corpus, *reduced, f"seed={seed}"
+            )
+            assert code == 0, err
+            ids[role, seed] = Path(out.strip().splitlines()[-1]).name
+    small = SMALL_DIFFUSION if "codec" in parts else SMALL_GAN
+    code, out, err = command(
+        "train", f"experiment={experiment}", "debug=two_steps", *corpus, *small, "seed=12"
+    )
+    assert code == 0, err
+    run = Path(out.strip().splitlines()[-1])
+    info = json.loads((run / "run.json").read_text())
+    assert {f"{role}_run": info[f"{role}_run"] for role in parts} == {
+        f"{role}_run": ids[role, 12] for role in parts
+    }

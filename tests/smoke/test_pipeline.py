@@ -318,3 +318,23 @@ def test_generator_is_told_discriminant_directions_of_whole_embeddings(made: dic
     painted = make_painter(run, request, torch.device("cpu"))(sentences, [("a", 0), ("b", 0)]).images
     plain = GanPainter(load_generator(run), 3, samples_condition=False)
     assert torch.equal(painted, plain(discriminant(sentences), [("a", 0), ("b", 0)]).images)
+
+
+def test_a_sweep_scores_every_job_and_ends_in_one_report(
+    command: Command, workplace: Path, tiny: tuple[str, ...], made: dict[str, Path]
+) -> None:
+    code, out, err = command(
+        "train", "-m", "experiment=stackgan_v2_birds", "name=swept", "evaluate=true", "seed=0,1", "encoder.run=pipe_sen",
+        *tiny, *SHORT, *SMALL_GAN,
+    )  # fmt: skip
+    assert code == 0, err
+    runs = sorted((workplace / "runs").glob("swept-*"))
+    assert len(runs) == 2
+    for run in runs:
+        assert json.loads((run / "metrics.json").read_text())["protocol"] == "spoken_birds"
+        info = json.loads((run / "run.json").read_text())
+        assert info["train_cpu_seconds"] > 0 and 50 < info["peak_memory_mb"] < 50_000
+    page = last_path(out)
+    assert page.parent.parent == workplace / "runs" / "reports" and page.name == "index.html"
+    text = page.read_text()
+    assert all(run.name in text for run in runs)

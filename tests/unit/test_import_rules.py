@@ -29,7 +29,8 @@ ONLY_IN = {
     "pytorch_lightning": ("training/",),
     "hydra": ("config/", "app/"),
     "omegaconf": ("config/", "app/"),
-    "wandb": ("training/loggers.py", "app/report.py"),
+    "wandb": ("training/loggers.py", "training/dashboards.py", "app/report.py"),
+    "wandb_workspaces": ("training/dashboards.py",),
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

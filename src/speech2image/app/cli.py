@@ -74,7 +74,9 @@ def _dispatch(words: list[str]) -> int:
 
         print(verb_help(verb, VERBS[verb][1]))
         return 0
-    from speech2image.config.compose import run_hydra
+    from speech2image.config.compose import is_sweep, run_hydra
+
+    done: list[Any] = []
 
     def task(config: dict[str, Any]) -> None:
         from speech2image.config.root import ROOT_FIELDS
@@ -82,9 +84,17 @@ def _dispatch(words: list[str]) -> int:
 
         check_config(config, ROOT_FIELDS[verb])
         module = importlib.import_module(f"speech2image.app.{VERBS[verb][0]}")
-        module.run(config)
+        made = module.run(config)
+        if made is not None:
+            done.append((made, config["paths"]))
 
-    run_hydra(verb, rest, task)
+    try:
+        run_hydra(verb, rest, task)
+    finally:  # jobs that failed do not take the report of the others away
+        if verb == "train" and is_sweep(rest) and len(done) > 1:
+            from speech2image.app.train import after_sweep
+
+            after_sweep([folder for folder, _ in done], done[-1][1])
     return 0
 
 

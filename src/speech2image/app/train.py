@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,38 @@ from speech2image.config.runid import run_id
 from speech2image.errors import DataError, MissingPackageError, Speech2ImageError
 
 
-def run(config: dict[str, Any]) -> None:
-    """Train what the configuration says and print the run folder."""
+def run(config: dict[str, Any]) -> Path | None:
+    """Train what the configuration says, with `evaluate` also score it; print and return the run folder."""
     if config["validate_only"]:
         print("\n".join(describe_models(config)))
-        return
+        return None
     folder = train(config)
+    if config["evaluate"]:
+        evaluate(folder, config)
     print(folder)
+    return folder
+
+
+def evaluate(folder: Path, config: dict[str, Any]) -> None:
+    """Score a finished run under its corpus's own protocol, if that was not done yet."""
+    from speech2image.app import evaluate as verb
+    from speech2image.config.compose import compose
+
+    if not (folder / "metrics.json").is_file():
+        asked = compose("evaluate", [])
+        verb.run({**asked, "run": str(folder), "paths": config["paths"]})
+
+
+def after_sweep(folders: Sequence[Path], paths: dict[str, Any]) -> None:
+    """Lay the runs of a sweep side by side in one report; print where."""
+    from speech2image.app import report as verb
+    from speech2image.config.compose import compose
+
+    names = sorted(folder.name for folder in folders)
+    digest = hashlib.sha256("+".join(names).encode()).hexdigest()[:8]
+    out = Path(paths["runs"]) / "reports" / f"sweep-{digest}"
+    asked = {"runs": [str(folder) for folder in folders], "out": str(out), "paths": paths}
+    verb.run({**compose("report", []), **asked})
 
 
 def train(config: dict[str, Any]) -> Path:

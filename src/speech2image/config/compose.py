@@ -70,7 +70,8 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
     return prepared
 
 
-def _is_sweep(arguments: Sequence[str]) -> bool:
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether `-m` is among the words of a command."""
     return any(argument in ("-m", "--multirun") for argument in arguments)
 
 
@@ -91,6 +92,26 @@ def _unknown_choice(group: str, name: str) -> str:
     return f"{group}={name}: there is no such {group}; {hint}"
 
 
+def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration of a verb as plain containers: what one command needs to call another."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    prepared = prepare_overrides(overrides)
+    if GlobalHydra.instance().is_initialized():
+        return _to_plain(hydra.compose(verb, prepared))
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return _to_plain(hydra.compose(verb, prepared))
+
+
+def _to_plain(config: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any]], None]) -> None:
     """Compose `<verb>.yaml` with the overrides and call `task` with plain, resolved containers.
 
@@ -101,7 +122,7 @@ def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any
     """
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     prepared = prepare_overrides(arguments)
@@ -111,18 +132,13 @@ def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
     def call(config: DictConfig) -> None:
         try:
-            task(to_plain(config))
+            task(_to_plain(config))
         except ValueError as error:  # a bug of ours, not of the composition: keep its traceback
             raise RuntimeError(str(error)) from error
         except Speech2ImageError as error:  # kept: the other jobs of a sweep still run
             failures.append(error)
-            if _is_sweep(arguments):
+            if is_sweep(arguments):
                 print(f"speech2image: {error}", file=sys.stderr)
-
-    def to_plain(config: DictConfig) -> dict[str, Any]:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
 
     saved = sys.argv
     sys.argv = [f"speech2image {verb}", *prepared]

@@ -9,7 +9,7 @@ _OPTIONAL_TEXT: tuple[type, ...] = (str, type(None))
 #: Verb: key: accepted types.
 ROOT_FIELDS: dict[str, dict[str, Any]] = {
     "prepare": {"verify": bool},
-    "train": {"name": str, "stage": str, "seed": int, "validate_only": bool},
+    "train": {"name": str, "stage": str, "seed": int, "evaluate": bool, "validate_only": bool},
     "embed": {"run": _OPTIONAL_TEXT, "split": str, "out": _OPTIONAL_TEXT},
     "generate": {
         "run": _OPTIONAL_TEXT,
@@ -30,9 +30,20 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "images": _OPTIONAL_TEXT,
         "split": str,
         "seed": int,
-        "inception": bool,
+        "seeds": (list, type(None)),
+        "bounds": bool,
+        "judge": _OPTIONAL_TEXT,
+        "classifier": bool,
+        "clip_weights": _OPTIONAL_TEXT,
+        "clip_network": str,
     },
-    "report": {"runs": (list, str), "out": _OPTIONAL_TEXT, "title": _OPTIONAL_TEXT, "num_utterances": int},
+    "report": {
+        "runs": (list, str),
+        "out": _OPTIONAL_TEXT,
+        "title": _OPTIONAL_TEXT,
+        "num_utterances": int,
+        "attention": bool,
+    },
     "import": {
         "system": _OPTIONAL_TEXT,
         "checkpoint": _OPTIONAL_TEXT,
@@ -52,6 +63,7 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "name": "first part of the run's name",
         "stage": "encoder, codec, gan or diffusion",
         "seed": "root of every random draw",
+        "evaluate": "after training, score the run under its corpus's own protocol",
         "validate_only": "build everything, print sizes, train nothing",
     },
     "embed": {
@@ -78,13 +90,21 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "images": "a folder of generated images with its manifest.jsonl",
         "split": "split that is scored",
         "seed": "root of bootstrap and control draws",
-        "inception": "also FID, IS and KID with the published Inception network",
+        "seeds": "seeds of generation, e.g. [0,1,2]: each painted into a folder of its own, mean and spread "
+        "reported; null: the images that are there, and as many seeds as the protocol asks for",
+        "bounds": "also bounds and controls: real halves, noise, shuffled speech, copies of training images",
+        "judge": "speech encoder for R-precision and speech queries; auto: one that did not condition the "
+        "generator, else its own, named apart; null: none",
+        "classifier": "also an inception score by a classifier trained on the corpus's training classes",
+        "clip_weights": "file with CLIP's weights: also CLIPScore of images and transcripts; null: not",
+        "clip_network": "open_clip's name of that network",
     },
     "report": {
         "runs": "run folders, or all",
         "out": "folder to write; null: reports/<ids>",
         "title": "title of the page",
         "num_utterances": "utterances shown side by side",
+        "attention": "draw where speech encoders listen",
     },
     "import": {
         "system": "stackgan_v2, li_et_al, sen, speechclip, vqgan, s2ivq_d or vq_diffusion",

@@ -12,7 +12,7 @@ from typing import Any
 
 #: Keys that change where or how fast a run happens, not what it computes.
 NOT_DEFINING = (
-    "paths", "logger", "callbacks", "debug", "protocol", "sampler", "validate_only", "experiment_name",
+    "paths", "logger", "callbacks", "debug", "protocol", "sampler", "evaluate", "validate_only", "experiment_name",
     "trainer.num_workers", "trainer.accelerator", "trainer.log_every", "data.root", "data.on_error",
     "audio.weights_path",
 )  # fmt: skip

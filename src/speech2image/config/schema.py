@@ -210,6 +210,18 @@ class SampleGridConfig:
 
 
 @dataclass
+class QualityConfig:
+    """FID, KID and accuracy of generators while they train, through the probe of the corpus."""
+
+    every: int = option(500, "steps between measurements; 0: never", low=0)
+    num_images: int = option(256, "held-out utterances painted, always the same", low=8, high=100_000)
+    sampler_steps: int | None = option(10, "diffusion: most steps of the sampler; null: its own", low=1)
+    max_share: float = option(
+        0.05, "largest share of the training time; beyond it measurements are left out", low=0, high=1
+    )
+
+
+@dataclass
 class CheckpointConfig:
     """When a run is saved."""
 
@@ -223,6 +235,7 @@ class CallbacksConfig:
     """What happens beside training."""
 
     sample_grid: SampleGridConfig = option({}, "sample grids")
+    quality: QualityConfig = option({}, "image quality while training")
     checkpoint: CheckpointConfig = option({}, "checkpoints")
     progress: bool = option(True, "progress bar with rate and remaining time")
 

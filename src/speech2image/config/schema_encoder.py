@@ -44,8 +44,8 @@ _TOWER_NAMES = (
 
 
 @dataclass
-class SpeechClipConfig:
-    """SpeechCLIP, parallel: a frozen speech tower (or a small trained one), a learned sum, a [CLS] branch."""
+class _SpeechTowerConfig:
+    """What both SpeechCLIP encoders ask: the speech tower, its file, and how its states are read and summed."""
 
     tower: str = option("small", "speech tower; small: trained from scratch", choices=_TOWER_NAMES)
     weights_path: str | None = option(None, "torchaudio's weights of a published tower, a local file")
@@ -55,30 +55,28 @@ class SpeechClipConfig:
         "the tower runs on what audio= gives, or its stored states are read",
         choices=("wave", "states"),
     )
+    dropout: float = option(0.1, "in branch or attention (and in a small tower)", low=0, high=0.9)
+    normalise_states: bool | None = option(None, "norm every state before the sum; null: as published")
+    legacy_len: bool = option(False, "count frames as released, one too many for most lengths")
+    mel_dim: int = option(40, "small tower: mel bands; 1: waveforms (audio=wave_16k)", low=1, high=512)
+
+
+@dataclass
+class SpeechClipConfig(_SpeechTowerConfig):
+    """SpeechCLIP, parallel: a frozen speech tower (or a small trained one), a learned sum, a [CLS] branch."""
+
     embed_dim: int = option(512, "size of the sentence; must equal the image side's", low=4, high=4096)
     heads: int = option(8, "attention heads of the branch", low=1, high=64)
     ff_dim: int = option(0, "feed-forward width of the branch; 0: four times the tower's", low=0, high=65536)
     num_layers: int = option(1, "layers of the branch", low=1, high=24)
-    dropout: float = option(0.1, "in the branch (and in a small tower)", low=0, high=0.9)
-    normalise_states: bool | None = option(None, "norm every state before the sum; null: as published")
-    legacy_len: bool = option(False, "count frames as released, one too many for most lengths")
-    mel_dim: int = option(40, "small tower: mel bands; 1: waveforms (audio=wave_16k)", low=1, high=512)
     small_dim: int = option(192, "small tower: width", low=4, high=4096)
     small_layers: int = option(3, "small tower: transformer layers", low=1, high=48)
 
 
 @dataclass
-class CascadedSpeechClipConfig:
+class CascadedSpeechClipConfig(_SpeechTowerConfig):
     """SpeechCLIP, cascaded: keywords chosen from CLIP's tokens, read by CLIP's frozen text transformer."""
 
-    tower: str = option("small", "speech tower; small: trained from scratch", choices=_TOWER_NAMES)
-    weights_path: str | None = option(None, "torchaudio's weights of a published tower, a local file")
-    sha256: str | None = option(None, "expected hash (or its beginning) of that file")
-    source: str = option(
-        "wave",
-        "the tower runs on what audio= gives, or its stored states are read",
-        choices=("wave", "states"),
-    )
     num_keywords: int = option(8, "keywords", low=1, high=75)
     vocab_size: int = option(8112, "rows of the token table, without vocabulary_path", low=4, high=49408)
     text_dim: int = option(512, "width of CLIP's text transformer", low=4, high=4096)
@@ -87,10 +85,6 @@ class CascadedSpeechClipConfig:
     special: list[int] = option([0, 2, 3], "rows of padding, start and end of text")
     clip_path: str | None = option(None, "CLIP's weights, a local file; training needs them")
     vocabulary_path: str | None = option(None, "SpeechCLIP's .npy of CLIP ids and counts; null: vocab_size")
-    dropout: float = option(0.1, "in the attention (and in a small tower)", low=0, high=0.9)
-    normalise_states: bool | None = option(None, "norm every state before the sum; null: as published")
-    legacy_len: bool = option(False, "count frames as released, one too many for most lengths")
-    mel_dim: int = option(40, "small tower: mel bands; 1: waveforms (audio=wave_16k)", low=1, high=512)
 
 
 @dataclass

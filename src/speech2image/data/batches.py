@@ -53,6 +53,16 @@ class CaptionTable:
         """Draw one utterance for each image, `(B,)`."""
         return self.flat[self.starts[images] + rng.integers(0, self.counts[images])]
 
+    def batch(self, size: int, seed: int, step: int, stream: str) -> tuple[Indices, Indices]:
+        """Return the images of a training step and an utterance of each, `(size,)` each.
+
+        Args:    size: at most as many as there are images with an utterance.
+                 seed: of the run; step: number of the batch since the start of training.
+                 stream: whose draws these are; captions are drawn from `<stream>/caption`.
+        """
+        images = self.images[batch_indices(len(self.images), size, seed, step)]
+        return images, self.draw(images, addressed_rng(seed, f"{stream}/caption", step))
+
 
 class _MelTable:
     """Padded batches of features from the memory map."""
@@ -153,12 +163,10 @@ class EncoderBatches(Dataset[dict[str, Any]]):
 
     def _drawn(self, step: int) -> tuple[Indices, Indices]:
         """Return images and utterances of a training step before batches are dealt by length."""
-        chosen = batch_indices(self.num_items, self.batch_size, self.seed, step)
         if self.pairs:
-            utterances = self.captions.flat[chosen]
+            utterances = self.captions.flat[batch_indices(self.num_items, self.batch_size, self.seed, step)]
             return self.captions.image_of[utterances], utterances
-        images = self.captions.images[chosen]
-        return images, self.captions.draw(images, addressed_rng(self.seed, "encoder/caption", step))
+        return self.captions.batch(self.batch_size, self.seed, step, "encoder")
 
 
 class ClassBatches(Dataset[dict[str, Any]]):
@@ -231,9 +239,7 @@ class GanBatches(Dataset[dict[str, Any]]):
         return len(self.captions.images) // self.batch_size
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        items = self.captions.images
-        images = items[batch_indices(len(items), self.batch_size, self.seed, step)]
-        utterances = self.captions.draw(images, addressed_rng(self.seed, "gan/caption", step))
+        images, utterances = self.captions.batch(self.batch_size, self.seed, step, "gan")
         wrong = self.mismatch.draw(images, addressed_rng(self.seed, "gan/wrong", step))
         return {
             "sentence": torch.from_numpy(self.sentences[utterances]),

@@ -82,28 +82,9 @@ def prepare_corpus(
     if _is_ready(folder, fingerprint):
         return Corpus(folder, was_ready=True)
     spoken = _speak(chosen, speak, folder, findings) if speak else chosen
-    paths = {wave: spoken.root / wave for wave in _unique_waves(spoken)}
-    by_key = {record.key: record for record in spoken.records}
-    is_tower = front_end is not None and not isinstance(front_end, FrontEnd)
-    dtype = np.dtype("float32" if front_end is None else front_end.store_dtype)
-    mel_dim = 1 if front_end is None else front_end.mel_dim
-    title = front_end.name.replace("_", " ") if front_end is not None and is_tower else "mel features"
-
-    def features(wave: str) -> Array:
-        assert front_end is not None  # without one there are no recordings
-        return front_end(read_wave(paths[wave], front_end.sample_rate_hz, _MAX_WAVE_S)).astype(dtype)
-
-    def pixels(key: str) -> Array:
-        return load_image(spoken, by_key[key], image_px)
-
-    no_features, no_pixels = np.zeros((0, mel_dim), dtype), np.zeros((0, 0, 3), np.uint8)
-    mel = _Stage(folder / "mel", list(paths), no_features, features, title, "utt")
-    images = _Stage(folder / "images", list(by_key), no_pixels, pixels, "images", "img")
-    # A tower uses every core for one utterance.
-    at_once = 1 if is_tower else threads
-    silent, blind = _fill(mel, fingerprint, at_once), _fill(images, fingerprint, threads)
-    whole = _without(spoken, silent, blind, findings)
-    write_manifest(folder / "manifest.jsonl", whole)
+    silent = _fill(_features(spoken, folder, front_end, threads), fingerprint)
+    blind = _fill(_pictures(spoken, folder, image_px, threads), fingerprint)
+    write_manifest(folder / "manifest.jsonl", _without(spoken, silent, blind, findings))
     described = None if front_end is None else dataclasses.asdict(front_end)
     record = {"fingerprint": fingerprint, "image_px": image_px, "front_end": described}
     write_whole(folder / "corpus.json", json.dumps(record, indent=1).encode())
@@ -239,12 +220,13 @@ def _unique_waves(manifest: Manifest) -> list[str]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One store to fill: where, what stands for a damaged item, how to make one, names of the bar."""
+    """One store to fill: where, what stands for a damaged item, how to make one, how many at once, its bar."""
 
     path: Path
     keys: Sequence[str]
     damage: Array
     make: Callable[[str], Array]
+    at_once: int
     desc: str
     unit: str
 
@@ -256,7 +238,33 @@ class _Stage:
             return self.damage
 
 
-def _fill(stage: _Stage, fingerprint: str, threads: int) -> dict[str, str]:
+def _features(manifest: Manifest, folder: Path, front_end: AnyFrontEnd | None, threads: int) -> _Stage:
+    """Acoustic features of every recording; without a front end an empty store."""
+    if front_end is None:
+        return _Stage(folder / "mel", [], np.zeros((0, 1), np.float32), np.asarray, 1, "mel features", "utt")
+    dtype, title, at_once = np.dtype(front_end.store_dtype), "mel features", threads
+    if not isinstance(front_end, FrontEnd):  # a tower, which uses every core for one utterance
+        title, at_once = front_end.name.replace("_", " "), 1
+
+    def make(wave: str) -> Array:
+        return front_end(read_wave(manifest.root / wave, front_end.sample_rate_hz, _MAX_WAVE_S)).astype(dtype)
+
+    damage = np.zeros((0, front_end.mel_dim), dtype)
+    return _Stage(folder / "mel", _unique_waves(manifest), damage, make, at_once, title, "utt")
+
+
+def _pictures(manifest: Manifest, folder: Path, image_px: int, threads: int) -> _Stage:
+    """Every image of the corpus, cropped and resized."""
+    by_key = {record.key: record for record in manifest.records}
+
+    def make(key: str) -> Array:
+        return load_image(manifest, by_key[key], image_px)
+
+    damage = np.zeros((0, 0, 3), np.uint8)
+    return _Stage(folder / "images", list(by_key), damage, make, threads, "images", "img")
+
+
+def _fill(stage: _Stage, fingerprint: str) -> dict[str, str]:
     """Fill one store in order; return the damaged keys with what was found."""
     if not is_complete(stage.path, fingerprint):
         writer = RaggedWriter(stage.path, stage.keys, stage.damage.dtype, fingerprint)
@@ -265,8 +273,8 @@ def _fill(stage: _Stage, fingerprint: str, threads: int) -> dict[str, str]:
             total=len(stage.keys), initial=writer.next_index, desc=stage.desc, unit=stage.unit, disable=None
         )
         try:
-            with ThreadPoolExecutor(threads) as pool, bar:
-                while chunk := list(islice(rest, 16 * threads)):
+            with ThreadPoolExecutor(stage.at_once) as pool, bar:
+                while chunk := list(islice(rest, 16 * stage.at_once)):
                     for array in pool.map(stage.attempt, chunk):
                         writer.append(array)
                         bar.update()

@@ -7,60 +7,21 @@ what is missing or damaged.  Nothing is drawn and nothing is written here; curve
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from speech2image.errors import DataError
+from speech2image.report.items import Item, read_items
 from speech2image.report.journal import Journal, read_journal, read_json_lines
+from speech2image.report.measures import Metric, Sampling, number_of, read_metrics, read_object
+from speech2image.report.protocols import told_apart
+from speech2image.report.settings import defining_settings, differing_settings, seed_of, spoken_input
 
 #: Stages that paint images from speech.
 PAINTERS = ("gan", "diffusion")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number of a run under its protocol; `low` and `high` bound it at `level`."""
-
-    name: str
-    value: float | None
-    low: float | None
-    high: float | None
-    level: float | None
-    count: int | None
-    higher_is_better: bool
-    unit: str
-    chance: float | None
-    note: str
-    protocol: str
-    split: str
-
-    @property
-    def identity(self) -> tuple[str, str, str, str]:
-        """What two numbers must share to stand in one column: name, protocol, split, unit."""
-        return (self.name, self.protocol, self.split, self.unit)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """One evaluation of images that one sampler made.
-
-    Attributes:
-        sampler: its settings, `name` and `steps` among them.
-        calls: how often the network was called for an image.
-        seconds_per_image: of painting, None: not recorded.
-        machine: where that was measured.
-        metrics: what was measured on the images.
-    """
-
-    sampler: Mapping[str, Any]
-    calls: int
-    seconds_per_image: float | None
-    machine: str
-    metrics: tuple[Metric, ...]
 
 
 @dataclass(frozen=True)
@@ -77,11 +38,18 @@ class Painting:
     sample: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run folder; `gaps` says in words what is missing or damaged.
 
-    `metrics` are those of the run's own sampler; `samplings` has every sampler that was tried, that one too.
+    Attributes:
+        experiment: what it was trained as.
+        seed: of its training; None: its configuration names none.
+        settings: what defines it besides its seed, dotted key to text; empty: not known.
+        input: what it is told: `speech`, `text`, `class`, `nothing`, or `` where that is not known.
+        metrics: those of the run's own sampler.
+        samplings: every sampler that was tried, that one too.
+        items: for each metrics file the images it was measured on, one by one, where kept.
     """
 
     path: Path
@@ -100,6 +68,11 @@ class Run:
     grids: tuple[tuple[int, Path], ...]
     gaps: tuple[str, ...] = field(default=())
     samplings: tuple[Sampling, ...] = field(default=())
+    experiment: str = ""
+    seed: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    input: str = ""
+    items: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -124,7 +97,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     abouts: list[Mapping[str, Any]] = []
     wrong: list[str] = []
     for folder in unique:
-        about = _read_object(folder / "run.json")
+        about = read_object(folder / "run.json")
         abouts.append(about if isinstance(about, Mapping) else {})
         if isinstance(about, str):
             wrong.append(f"{folder}: {about if folder.is_dir() else 'is no folder'}")
@@ -133,21 +106,26 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             f"{len(wrong)} of {len(unique)} folders are no run: " + "; ".join(wrong),
             "Give folders that `speech2image train` or `import` made; each holds a run.json.",
         )
-    labels = _labels(unique, abouts)
-    return [_read_run(*parts) for parts in zip(unique, abouts, labels, strict=True)]
+    runs = [_read_run(folder, about) for folder, about in zip(unique, abouts, strict=True)]
+    labels = _labels(runs)
+    runs = [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+    renamed = told_apart([(run.metrics, run.samplings, run.metric_files) for run in runs])
+    return [replace(run, metrics=metrics, samplings=samplings)
+            for run, (metrics, samplings) in zip(runs, renamed, strict=True)]  # fmt: skip
 
 
-def _read_run(folder: Path, about: Mapping[str, Any], label: str) -> Run:
+def _read_run(folder: Path, about: Mapping[str, Any]) -> Run:
     gaps: list[str] = []
+    run_id = str(about.get("run_id") or folder.name)
     config_text = _read_text(folder / "config.yaml", gaps)
+    config = _parsed(config_text)
     stage = str(about.get("stage") or "unknown")
-    encoder, generator = _parts(config_text, about)
-    metrics, metric_files, samplings = _read_metrics(folder, gaps)
+    metrics, metric_files, samplings = read_metrics(folder, run_id, gaps)
     grids = _read_grids(folder)
     paintings: dict[str, tuple[Painting, ...]] = {}
     if stage != "encoder":
         if stage != "codec":
-            paintings = _read_paintings(folder, gaps)
+            paintings = _read_paintings(folder, run_id, gaps)
         if not grids:
             gaps.append("no sample grids (samples/step_*.png): its progress over training is not shown")
     status = str(about.get("status") or "unknown")
@@ -155,13 +133,13 @@ def _read_run(folder: Path, about: Mapping[str, Any], label: str) -> Run:
         gaps.append(f"status is “{status}”, not “finished”: numbers may be of an unfinished run")
     return Run(
         path=folder,
-        run_id=str(about.get("run_id") or folder.name),
-        label=label,
+        run_id=run_id,
+        label="",
         stage=stage,
         corpus=str(about.get("corpus") or "unknown corpus"),
         about=about,
-        encoder=encoder,
-        generator=generator,
+        encoder=_part(config, about, "encoder"),
+        generator=_part(config, about, "generator"),
         config_text=config_text,
         journal=_read_journal(folder, gaps),
         metrics=metrics,
@@ -170,39 +148,49 @@ def _read_run(folder: Path, about: Mapping[str, Any], label: str) -> Run:
         grids=grids,
         gaps=tuple(gaps),
         samplings=samplings,
+        experiment=str(about.get("experiment") or run_id),
+        seed=seed_of(config),
+        settings=defining_settings(config),
+        input=spoken_input(config, folder) if stage != "codec" else "",
+        items=read_items(folder, metric_files, gaps),
     )
 
 
-def _labels(folders: Sequence[Path], abouts: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = [str(about.get("experiment") or about.get("run_id") or folder.name)
-             for folder, about in zip(folders, abouts, strict=True)]  # fmt: skip
-    tails = [str(about.get("run_id") or folder.name).rsplit("-", 1)[-1][:8]
-             for folder, about in zip(folders, abouts, strict=True)]  # fmt: skip
-    times = Counter(names)
-    labels = [name if times[name] == 1 else f"{name} {tail}" for name, tail in zip(names, tails, strict=True)]
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Name runs by experiment; namesakes also by the settings and the seed that tell them apart."""
+    times = Counter(run.experiment for run in runs)
+    labels = []
+    for run in runs:
+        namesakes = [other for other in runs if other.experiment == run.experiment]
+        parts = differing_settings(run.settings, [other.settings for other in namesakes])
+        if run.seed is not None and len({other.seed for other in namesakes}) > 1:
+            parts.append(f"seed {run.seed}")
+        labels.append(", ".join([run.experiment, *parts]) if times[run.experiment] > 1 else run.experiment)
     times = Counter(labels)
-    return [label if times[label] == 1 else f"{label} ({folder.parent.name}/{folder.name})"
-            for label, folder in zip(labels, folders, strict=True)]  # fmt: skip
+    labels = [label if times[label] == 1 else f"{label} {run.run_id.rsplit('-', 1)[-1][:8]}"
+              for label, run in zip(labels, runs, strict=True)]  # fmt: skip
+    times = Counter(labels)
+    return [label if times[label] == 1 else f"{label} ({run.path.parent.name}/{run.path.name})"
+            for label, run in zip(labels, runs, strict=True)]  # fmt: skip
 
 
-def _parts(config_text: str, about: Mapping[str, Any]) -> tuple[str, str]:
+def _parsed(config_text: str) -> Mapping[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(config_text)
+        config = yaml.load(config_text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError:
         config = None
-    config = config if isinstance(config, dict) else {}
+    return config if isinstance(config, dict) else {}
 
-    def name(group: str) -> str:
-        value = config.get(group) or about.get(group)
-        if isinstance(value, dict):
-            target = str(value.get("_target_") or "").rsplit(".", 1)[-1]
-            trained = value.get("run") if target == "FromRun" else None  # a generator's encoder, by its run
-            value = Path(str(trained)).name if trained else value.get("name") or target
-        return str(value) if value and isinstance(value, str) else ""
 
-    return name("encoder"), name("generator")
+def _part(config: Mapping[str, Any], about: Mapping[str, Any], group: str) -> str:
+    value = config.get(group) or about.get(group)
+    if isinstance(value, dict):
+        target = str(value.get("_target_") or "").rsplit(".", 1)[-1]
+        trained = value.get("run") if target == "FromRun" else None  # a generator's encoder, by its run
+        value = Path(str(trained)).name if trained else value.get("name") or target
+    return str(value) if value and isinstance(value, str) else ""
 
 
 def _read_text(path: Path, gaps: list[str]) -> str:
@@ -211,19 +199,6 @@ def _read_text(path: Path, gaps: list[str]) -> str:
     except OSError as error:
         gaps.append(f"{path.name} cannot be read: {error.strerror or error}")
         return ""
-
-
-def _read_object(path: Path) -> Mapping[str, Any] | str:
-    """Return the JSON object in `path`, or in words why there is none."""
-    if not path.is_file():
-        return f"has no {path.name}"
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        return f"its {path.name} cannot be read: {error.strerror or error}"
-    except ValueError as error:
-        return f"its {path.name} is damaged: {error}"
-    return value if isinstance(value, dict) else f"its {path.name} holds no JSON object"
 
 
 def _read_journal(folder: Path, gaps: list[str]) -> Journal:
@@ -240,73 +215,6 @@ def _read_journal(folder: Path, gaps: list[str]) -> Journal:
     return journal
 
 
-def _read_metrics(
-    folder: Path, gaps: list[str]
-) -> tuple[tuple[Metric, ...], dict[str, Mapping[str, Any]], tuple[Sampling, ...]]:
-    metrics: list[Metric] = []
-    files: dict[str, Mapping[str, Any]] = {}
-    samplings: list[Sampling] = []
-    for path in sorted(folder.glob("metrics*.json")):
-        content = _read_object(path)
-        if isinstance(content, str):
-            gaps.append(f"{path.name} is not used: {content}")
-            continue
-        files[path.name] = content
-        entries, own = content.get("metrics"), []
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and entry.get("name"):
-                own.append(_metric(entry, content))
-            else:
-                gaps.append(f"{path.name} has an entry without a name, left out")
-        details = content.get("details")
-        details = details if isinstance(details, Mapping) else {}
-        samplings += _sampling(details.get("sampling"), tuple(own))
-        if details.get("is_default_sampler", True):
-            metrics += own
-    if not files and not any("metrics" in gap for gap in gaps):
-        gaps.append("no metrics.json: not evaluated, run `speech2image evaluate run=<folder>`")
-    return tuple(metrics), files, tuple(samplings)
-
-
-def _sampling(about: Any, metrics: tuple[Metric, ...]) -> list[Sampling]:
-    """Return the sampler of one evaluation, where it names one."""
-    sampler = about.get("sampler") if isinstance(about, Mapping) else None
-    calls = _number(about.get("network_calls")) if isinstance(about, Mapping) else None
-    if not isinstance(sampler, Mapping) or calls is None:
-        return []
-    threads = _number(about.get("threads"))
-    machine = str(about.get("device") or "")
-    machine += f", {threads:g} thread{'' if threads == 1 else 's'}" if machine == "cpu" and threads else ""
-    return [Sampling(sampler, int(calls), _number(about.get("seconds_per_image")), machine, metrics)]
-
-
-def _metric(entry: Mapping[str, Any], content: Mapping[str, Any]) -> Metric:
-    count = _number(entry.get("count"))
-    return Metric(
-        name=str(entry["name"]),
-        value=_number(entry.get("value")),
-        low=_number(entry.get("low")),
-        high=_number(entry.get("high")),
-        level=_number(entry.get("level")),
-        count=None if count is None else int(count),
-        higher_is_better=bool(entry.get("higher_is_better", True)),
-        unit=str(entry.get("unit") or ""),
-        chance=_number(entry.get("chance")),
-        note=str(entry.get("note") or ""),
-        protocol=_name(entry.get("protocol") or content.get("protocol")),
-        split=_name(entry.get("split") or content.get("split")),
-    )
-
-
-def _name(value: Any) -> str:
-    return str(value.get("name") or "unnamed") if isinstance(value, Mapping) else str(value or "unnamed")
-
-
-def _number(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and abs(value) < float("inf") else None
-
-
 def _read_grids(folder: Path) -> tuple[tuple[int, Path], ...]:
     grids = []
     for path in folder.glob("samples/step_*.png"):
@@ -316,10 +224,10 @@ def _read_grids(folder: Path) -> tuple[tuple[int, Path], ...]:
     return tuple(sorted(grids))
 
 
-def _read_paintings(folder: Path, gaps: list[str]) -> dict[str, tuple[Painting, ...]]:
+def _read_paintings(folder: Path, run_id: str, gaps: list[str]) -> dict[str, tuple[Painting, ...]]:
     manifests = sorted(folder.glob("generated/*/manifest.jsonl"), key=lambda path: path.parent.name != "test")
     if not manifests:
-        gaps.append("no generated pictures (generated/test): run `speech2image generate run=<folder>`")
+        gaps.append(f"no generated pictures (generated/test); type `speech2image generate run={run_id}`")
         return {}
     home = manifests[0].parent
     if home.name != "test":
@@ -339,8 +247,8 @@ def _read_paintings(folder: Path, gaps: list[str]) -> dict[str, tuple[Painting, 
             class_name=str(line.get("class_name") or ""),
             real=_resolve(line.get("image_file"), home, folder),
             wave=_resolve(line.get("wave"), home, folder),
-            seed=int(_number(line.get("seed")) or 0),
-            sample=int(_number(line.get("sample")) or 0),
+            seed=int(number_of(line.get("seed")) or 0),
+            sample=int(number_of(line.get("sample")) or 0),
         )
         paintings.setdefault(painting.utterance, []).append(painting)
     if num_damaged or num_lost:

@@ -1,4 +1,4 @@
-"""Draws curves over training steps as small scalable pictures inside the page.
+"""Draws curves over training steps, or over time, as small scalable pictures inside the page.
 
 Here a scalar of several runs becomes one SVG whose colours follow the page (light or dark), with
 the raw values faint behind a light smoothing.  Reading and smoothing are in `journal.py`.
@@ -29,6 +29,7 @@ class Chart:
     Attributes:
         points: for each line its run's label, colour number, steps and (smoothed) values.
         view: `[first step, last step, low, high]` of the plotted window.
+        unit: what the axis counts: `step`, or a unit of time.
     """
 
     name: str
@@ -37,18 +38,27 @@ class Chart:
     svg: str
     points: tuple[Mapping[str, object], ...]
     view: tuple[float, float, float, float]
+    unit: str = "step"
 
 
-def draw_chart(name: str, kind: str, curves: Sequence[tuple[int, str, Curve]]) -> Chart | None:
+def draw_chart(
+    name: str,
+    kind: str,
+    curves: Sequence[tuple[int, str, Curve]],
+    unit: str = "step",
+    max_points: int = MAX_POINTS,
+) -> Chart | None:
     """Draw one scalar of several runs.
 
     Args:
         name: the scalar as the journal calls it.
         kind: `train` (smoothed, raw values faint) or `val` (every point marked, no smoothing).
-        curves: for each run its number in the section, its label and its curve.
+        curves: for each run the number of its colour, its label and its curve.
+        unit: what the curves' steps count.
+        max_points: points kept of a curve, each the mean of its neighbours.
     Returns: the chart, or None where no run has a finite value.
     """
-    lines = [(place, label, thin(curve, MAX_POINTS)) for place, label, curve in curves]
+    lines = [(place, label, thin(curve, max_points)) for place, label, curve in curves]
     lines = [line for line in lines if np.isfinite(line[2].values).any()]
     if not lines:
         return None
@@ -65,11 +75,12 @@ def draw_chart(name: str, kind: str, curves: Sequence[tuple[int, str, Curve]]) -
         parts.append(f'<path class="line {colour}" d="{_path(curve.steps, values, view)}"/>')
         if len(curve.steps) <= 40 and (kind == "val" or len(curve.steps) == 1):
             parts.append(_dots(curve.steps, values, view, colour))
-        points.append(_points(place, label, curve.steps, values))
+        points.append(_points(place, label, curve.steps, values, unit))
     ends = "; ".join(f"{point['label']} ends at {point['values'][-1]}" for point in points)  # type: ignore[index]
-    label = html.escape(f"{readable(name)} over training steps: {ends}", quote=True)
+    axis = "training steps" if unit == "step" else f"time in {unit}"
+    label = html.escape(f"{readable(name)} over {axis}: {ends}", quote=True)
     svg = f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    return Chart(name, readable(name), kind, svg, tuple(points), view)
+    return Chart(name, readable(name), kind, svg, tuple(points), view, unit)
 
 
 def _steps(lines: Sequence[tuple[int, str, Curve]]) -> tuple[float, float]:
@@ -162,8 +173,8 @@ def _dots(steps: np.ndarray, values: np.ndarray, view: tuple[float, float, float
     )
 
 
-def _points(place: int, label: str, steps: np.ndarray, values: np.ndarray) -> dict[str, object]:
-    kept = [(int(step), number(float(value))) for step, value in zip(steps, values, strict=True)
+def _points(place: int, label: str, steps: np.ndarray, values: np.ndarray, unit: str) -> dict[str, object]:
+    kept = [(int(step) if unit == "step" else round(float(step), 2), number(float(value))) for step, value in zip(steps, values, strict=True)
             if math.isfinite(value)]  # fmt: skip
     return {
         "label": label,

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-NOT_SCALARS = frozenset({"step", "time", "kind", "epoch"})
+NOT_SCALARS = frozenset({"step", "time", "kind", "epoch", "cpu_seconds"})
+PAUSE_S = 300.0
+"""A longer silence between two lines is a pause of a killed run, not training."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Journal:
         num_damaged: lines that are no JSON object with a step (usually one, cut by a kill).
         num_repeated: lines whose step was written again later; the later line counts.
         seconds: time between the first and the last line, or None without times.
+        elapsed: step to seconds of the clock since the first line, pauses left out.
+        processor: step to seconds of processor time, from lines that carry `cpu_seconds`.
     """
 
     train: Mapping[str, Curve] = field(default_factory=dict)
@@ -53,6 +57,8 @@ class Journal:
     num_damaged: int = 0
     num_repeated: int = 0
     seconds: float | None = None
+    elapsed: Mapping[int, float] = field(default_factory=dict)
+    processor: Mapping[int, float] = field(default_factory=dict)
 
 
 def read_journal(path: Path) -> Journal:
@@ -76,7 +82,10 @@ def read_journal(path: Path) -> Journal:
         num_damaged=num_damaged,
         num_repeated=train_repeated + val_repeated,
         seconds=max(times) - min(times) if len(times) > 1 else None,
-    )
+        elapsed=_elapsed(steps),
+        processor={int(line["step"]): float(line["cpu_seconds"]) for line in steps
+                   if _is_number(line.get("cpu_seconds"))},
+    )  # fmt: skip
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -128,6 +137,20 @@ def thin(curve: Curve, max_points: int) -> Curve:
     starts, counts = edges[:-1], np.diff(edges)
     values = np.add.reduceat(curve.values, starts) / counts
     return Curve(steps=curve.steps[edges[1:] - 1], values=values)
+
+
+def _elapsed(lines: list[dict[str, Any]]) -> dict[int, float]:
+    elapsed: dict[int, float] = {}
+    total, before = 0.0, None
+    for line in lines:
+        if not _is_number(line.get("time")):
+            continue
+        now = float(line["time"])
+        gap = 0.0 if before is None else now - before
+        total += gap if 0.0 < gap <= PAUSE_S else 0.0
+        before = now
+        elapsed[int(line["step"])] = total
+    return elapsed
 
 
 def _curves(lines: list[dict[str, Any]]) -> tuple[dict[str, Curve], int]:

@@ -1,7 +1,7 @@
 """Turns pictures and recordings into text that an HTML page carries inside itself.
 
-Here are the encoders to `data:` addresses: pictures as WebP, recordings as 16-bit 16 kHz wav,
-spectrograms as palette PNG.  Damaged files come back as a reason in words, never as an exception,
+Here are the encoders to `data:` addresses: pictures as WebP, recordings as MP3 (16-bit wav where the
+sound library has no MP3), spectrograms as palette PNG.  Damaged files come back as a reason in words, never as an exception,
 because one bad file must not cost the reader the page.
 """
 
@@ -40,13 +40,14 @@ class Sound:
     problem: str = ""
 
 
-def embed_picture(path: Path, max_px: int, use_lossless: bool = True) -> Picture:
+def embed_picture(path: Path, max_px: int, use_lossless: bool = True, quality: int = 84) -> Picture:
     """Encode the picture at `path` as WebP.
 
     Args:
         path: any picture PIL reads; alpha is laid over white.
         max_px: longest side; larger pictures are reduced, smaller ones stay as they are.
         use_lossless: keep pictures up to 96 pixels exact; larger ones are always lossy.
+        quality: of lossy pictures, 0 to 100.
     """
     from PIL import Image
 
@@ -64,7 +65,7 @@ def embed_picture(path: Path, max_px: int, use_lossless: bool = True) -> Picture
         image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
     lossless = use_lossless and max(image.size) <= LOSSLESS_PX
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=lossless, quality=70 if lossless else 84, method=4)
+    image.save(buffer, "WEBP", lossless=lossless, quality=70 if lossless else quality, method=4)
     return Picture(_address("image/webp", buffer.getvalue()), image.width, image.height)
 
 
@@ -83,14 +84,25 @@ def embed_sound(path: Path, max_s: float) -> Sound:
     if not len(wave):
         return Sound(problem=f"{path.name} is empty")
     wave = _resample(wave, int(rate_hz))
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(wave, -1.0, 1.0), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
     return Sound(
-        address=_address("audio/wav", buffer.getvalue()),
+        address=_encoded(np.clip(wave, -1.0, 1.0)),
         shown_s=len(wave) / SAMPLE_RATE_HZ,
         total_s=info.frames / info.samplerate,
         spectrogram=draw_spectrogram(wave),
     )
+
+
+def _encoded(wave: np.ndarray) -> str:
+    """Return the address of `wave`: an eighth of the room as MP3, which every browser plays."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    if "MP3" in soundfile.available_formats():
+        settings = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
+        soundfile.write(buffer, wave, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III", **settings)
+        return _address("audio/mpeg", buffer.getvalue())
+    soundfile.write(buffer, wave, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    return _address("audio/wav", buffer.getvalue())
 
 
 def log_mel(wave: np.ndarray, mel_dim: int = 72, hop_ms: float = 10.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writes the report: `index.html`, `table.md` and `table.csv`, whole or not at all.
+"""Writes the report: `index.html`, `table.md`, `table.csv` and `table.tex`, whole or not at all.
 
 Here the values of all sections meet the template and become files.  What the page says is decided
 in `sections.py`; what it looks like in `template.py` and `style.py`.
@@ -14,22 +14,28 @@ from typing import Any
 
 from speech2image import __version__
 from speech2image.errors import DataError
-from speech2image.report.collect import Run, read_runs
+from speech2image.report.attention import Attend
+from speech2image.report.collect import read_runs
 from speech2image.report.curves import BOTTOM_PX, HEIGHT_PX, LEFT_PX, RIGHT_PX, TOP_PX, WIDTH_PX, Chart
+from speech2image.report.exports import comma_separated, markdown
+from speech2image.report.latex import latex
 from speech2image.report.published import SOURCES, TABLES, published_for
-from speech2image.report.sections import build_section, by_corpus
+from speech2image.report.sections import build_section
+from speech2image.report.showcase import Showcase
+from speech2image.report.stages import Stage, by_corpus, stages_of
 from speech2image.report.steps import draw_png, steps_figure, steps_markdown
 from speech2image.report.style import SCRIPT, STYLE
-from speech2image.report.tables import comma_separated, markdown
 from speech2image.report.template import TEMPLATE
-
-NUM_HEADLINES = 4
 
 
 def write_report(
-    run_dirs: Sequence[Path], out: Path, title: str | None = None, num_utterances: int = 16
+    run_dirs: Sequence[Path],
+    out: Path,
+    title: str | None = None,
+    num_utterances: int = 16,
+    attend: Attend | None = None,
 ) -> Path:
-    """Lay runs side by side in `out`: a self-contained page, a Markdown table and a CSV file.
+    """Lay runs side by side in `out`: a self-contained page and its tables as Markdown, CSV and LaTeX.
 
     Runs that were evaluated with several samplers also get `quality_against_steps_<run>.png`, for cards.
 
@@ -39,32 +45,34 @@ def write_report(
         out: folder to write into; made if it is not there, older reports in it are replaced.
         title: headline of the page; None: made from the corpora.
         num_utterances: how many test utterances are shown across runs, at least 0.
+        attend: computes where encoders listen, for those that left no `attention.jsonl`; None: left out.
     Returns: the path of `index.html`.
     Raises:  DataError: no run given, a folder that is no run, or `out` cannot be written.
     """
     runs = read_runs(run_dirs)
-    sections = by_corpus(runs)
+    sections = {corpus: stages_of(corpus, members) for corpus, members in by_corpus(runs).items()}
     headline = title or _title(sections)
     tables = {corpus: published_for(corpus) for corpus in sections}
     figures = [figure for run in runs if (figure := steps_figure(run))]
     contents = {
         "table.md": (markdown(headline, sections, tables) + steps_markdown(figures)).encode(),
-        "table.csv": comma_separated(runs).encode(),
-        "index.html": _render(_values(headline, sections, max(num_utterances, 0))).encode(),
+        "table.csv": comma_separated([stage for stages in sections.values() for stage in stages]).encode(),
+        "table.tex": latex(sections, tables).encode(),
+        "index.html": _render(_values(headline, sections, Showcase(max(num_utterances, 0), attend))).encode(),
     }
     contents |= {figure.file: draw_png(figure) for figure in figures}
     return _write_all(Path(out), contents)["index.html"]
 
 
-def _title(sections: Mapping[str, Sequence[Run]]) -> str:
+def _title(sections: Mapping[str, Sequence[Stage]]) -> str:
     corpora = list(sections)
     names = corpora[0] if len(corpora) == 1 else f"{', '.join(corpora[:-1])} and {corpora[-1]}"
     return f"Pictures from speech: {names}"
 
 
-def _values(title: str, sections: Mapping[str, Sequence[Run]], num_utterances: int) -> dict[str, Any]:
-    num_runs = sum(len(runs) for runs in sections.values())
-    made = [build_section(corpus, runs, num_utterances, num_runs) for corpus, runs in sections.items()]
+def _values(title: str, sections: Mapping[str, Sequence[Stage]], shown: Showcase) -> dict[str, Any]:
+    num_runs = sum(len(stage.runs) for stages in sections.values() for stage in stages)
+    made = [build_section(corpus, stages, shown, num_runs) for corpus, stages in sections.items()]
     seen: set[str] = set()
     for section in made:
         while section["id"] in seen:
@@ -76,7 +84,6 @@ def _values(title: str, sections: Mapping[str, Sequence[Run]], num_utterances: i
         "sections": made,
         "elsewhere": [table for table in TABLES if table.corpus not in sections],
         "sources": SOURCES,
-        "headline": NUM_HEADLINES,
         "num_runs": num_runs,
         "version": __version__,
         "plot": _number_charts(made),
@@ -105,21 +112,20 @@ def _number_charts(sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     charts: list[Chart] = []
     for section in sections:
+        # Every SVG is made by `steps`, `compute` or `curves`, which escape the names it carries.
         for steps in section["steps"]:
-            steps["svg"] = Markup(
-                steps["svg"]
-            )  # made by `steps.draw_svg`, which escapes the names it carries
+            steps["svg"] = Markup(steps["svg"])
         for stage in section["stages"]:
-            for group in ("charts", "rates"):
+            stage["figures"] = [{"figure": one, "svg": Markup(one.svg)} for one in stage["figures"]]
+            for group in ("charts", "rates", "time_charts"):
                 numbered = []
                 for chart in stage[group]:
-                    # The SVG is made by `curves.draw_chart`, which escapes the names it carries.
                     numbered.append({"index": len(charts), "title": chart.title, "kind": chart.kind,
                                      "svg": Markup(chart.svg)})  # fmt: skip
                     charts.append(chart)
                 stage[group] = numbered
     frame = {"width": WIDTH_PX, "height": HEIGHT_PX, "left": LEFT_PX, "right": RIGHT_PX}
-    plots = [{"points": chart.points, "view": chart.view} for chart in charts]
+    plots = [{"points": chart.points, "view": chart.view, "unit": chart.unit} for chart in charts]
     return {**frame, "top": TOP_PX, "bottom": BOTTOM_PX, "charts": plots}
 
 

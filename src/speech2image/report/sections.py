@@ -1,8 +1,8 @@
 """Turns runs of one corpus into the values the page template shows.
 
-Here are the choices of a reader's page: which runs stand together, how many pictures and seconds
-fit, what the summary says.  Reading is in `collect.py`, encoding in `media.py`, drawing in
-`curves.py`, the structure of the page in `template.py`.
+Here are the choices of a reader's page: what stands in the tables, what the summary says, which
+curves are drawn.  The same utterances are laid out in `showcase.py`, tables in `stages.py`, drawing
+is in `curves.py` and `compute.py`, the structure of the page in `template.py`.
 """
 
 from __future__ import annotations
@@ -10,100 +10,96 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from speech2image.report import media
-from speech2image.report.collect import Painting, Run
+from speech2image.report.collect import Run
+from speech2image.report.compute import compute_figures, is_over_processor_time, time_charts
+from speech2image.report.costs import Costs, costs_of, mean_costs
 from speech2image.report.curves import NUM_COLOURS, Chart, draw_chart
+from speech2image.report.exports import cost_words
+from speech2image.report.groups import Group
 from speech2image.report.journal import Curve
 from speech2image.report.published import published_for
-from speech2image.report.rows import Row, choose_rows, mark_colours
+from speech2image.report.showcase import Room, Showcase, build_rows
+from speech2image.report.stages import Stage, built_of
 from speech2image.report.steps import draw_svg, steps_figure
-from speech2image.report.tables import (
-    Column,
-    columns,
-    duration,
-    parameters,
-    readable,
-    train_seconds,
-    train_step,
-)
+from speech2image.report.tables import Cell, Column, columns, duration, parameters
 
 STAGE_TITLES = {"encoder": "Speech encoders", "codec": "Codecs", "generator": "Generators"}
 STAGE_NOUNS = {"encoder": "speech encoder", "codec": "codec", "generator": "generator"}
 MAX_EVENTS = 200
-SOUND_BUDGET_S = 100.0
-"""Seconds of sound a page carries: 16 utterances of 6 s; 32 kB a second, a third more as text."""
-PICTURE_BUDGET = 700
-"""Up to so many pictures small ones stay exact; beyond, all are lossy."""
 
 
-def by_corpus(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Split `runs` by corpus, in order of first appearance; one page section each."""
-    return {
-        name: [run for run in runs if run.corpus == name] for name in dict.fromkeys(r.corpus for r in runs)
-    }
-
-
-def build_section(corpus: str, runs: Sequence[Run], num_utterances: int, num_all_runs: int) -> dict[str, Any]:
+def build_section(corpus: str, stages: Sequence[Stage], shown: Showcase, num_all_runs: int) -> dict[str, Any]:
     """Return everything the page shows of one corpus.
 
     Args:
         corpus: its name.
-        runs: its runs, in the order given by the reader.
-        num_utterances: rows of "the same utterances".
+        stages: its tables, see `stages.py`.
+        shown: which utterances are shown, and how attention is found.
         num_all_runs: runs on the whole page; more runs share the same room.
     """
-    views = [_run_view(place, run) for place, run in enumerate(runs)]
-    stages = [_stage(name, runs, views) for name in dict.fromkeys(run.kind for run in runs)]
-    rows, notes = choose_rows(runs, num_utterances)
+    runs = [run for stage in stages for run in stage.runs]
+    groups = [group for stage in stages for group in stage.groups]
+    numbers = {run: place for place, group in enumerate(groups) for run in group.runs}
+    views = {run: _run_view(numbers[run], run) for run in runs}
+    room = Room(len(runs) / max(num_all_runs, 1), num_all_runs)
+    rows, notes = build_rows(views, shown, room, corpus)
+    laid = [_stage(stage, views, numbers, room) for stage in stages]
     return {
         "id": "corpus-" + (re.sub(r"[^a-z0-9]+", "-", corpus.lower()).strip("-") or "unnamed"),
         "corpus": corpus,
-        "summary": _summary(runs, stages),
+        "summary": _summary(stages),
         "gaps": [(run.label, gap) for run in runs for gap in run.gaps],
-        "stages": stages,
-        "stages_with_charts": [stage for stage in stages if stage["charts"] or stage["rates"]],
+        "stages": laid,
+        "stages_with_charts": [stage for stage in laid if stage["charts"] or stage["rates"]],
+        "stages_with_costs": [stage for stage in laid if stage["figures"] or stage["time_charts"]],
         "published": published_for(corpus),
         "steps": [
             {"figure": figure, "svg": draw_svg(figure)} for run in runs if (figure := steps_figure(run))
         ],
-        "rows": _rows(rows, runs, views, corpus),
+        "rows": rows,
         "is_stacked": sum(bool(run.paintings) for run in runs) > 2,
         "rows_note": " ".join(notes),
-        "grids": _grids(runs, views, num_all_runs),
-        "runs": views,
+        "grids": _grids(views, num_all_runs),
+        "runs": list(views.values()),
     }
 
 
 def _run_view(place: int, run: Run) -> dict[str, Any]:
-    step = train_step(run)
-    built_of = " → ".join(part for part in (run.encoder, run.generator) if part)
+    costs = costs_of(run)
     return {
         "label": run.label,
         "colour": f"c{place % NUM_COLOURS}",
-        "built_of": built_of or run.stage,
-        "steps": "–" if step is None else f"{step:,}",
-        "time": duration(train_seconds(run)),
-        "parameters": parameters(run.about.get("parameters")),
+        "built_of": built_of(run),
+        "seeds": "",
+        "input": run.input or "–",
+        "costs": _cost_view(costs),
         "facts": _facts(run),
         "command": _text(run.about.get("command")),
         "config": run.config_text.strip(),
         "gaps": run.gaps,
         "events": [_event(event) for event in run.journal.events[-MAX_EVENTS:]],
-        "evaluations": [(name, json.dumps(content, indent=2, ensure_ascii=False))
+        "evaluations": [(name, json.dumps(content, indent=1, ensure_ascii=False))
                         for name, content in run.metric_files.items()],
     }  # fmt: skip
+
+
+def _cost_view(costs: Costs) -> dict[str, str]:
+    time, processor, memory, rate = cost_words(costs)
+    steps = "" if costs.train_step is None else f"{costs.train_step:,.0f} steps"
+    return {"time": time, "steps": steps, "processor": processor, "memory": memory, "rate": rate,
+            "machine": costs.machine}  # fmt: skip
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     about = run.about
     facts = [("run", run.run_id), ("stage", run.stage), ("corpus", run.corpus)]
     facts += [(name, _text(about.get(name))) for name in ("status", "created", "finished")]
+    facts += [("parameters", parameters(about.get("parameters")))] if about.get("parameters") else []
     rate = run.journal.train.get("images_per_s")
     if rate is not None and np.isfinite(rate.values).any():
         facts.append(("images per second (median)", f"{np.nanmedian(rate.values):.4g}"))
@@ -128,114 +124,120 @@ def _event(event: Mapping[str, Any]) -> str:
     return f"step {event.get('step')}: " + ", ".join(f"{name} {_text(value)}" for name, value in rest.items())
 
 
-def _stage(name: str, runs: Sequence[Run], views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    members = [place for place, run in enumerate(runs) if run.kind == name]
-    made = columns([runs[place] for place in members])
-    charts = _charts([(place, runs[place]) for place in members])
+def _stage(
+    stage: Stage, views: Mapping[Run, Mapping[str, Any]], numbers: Mapping[Run, int], room: Room
+) -> dict[str, Any]:
+    heads = stage.headlines
+    single = {_key(column): column for column in columns(stage.runs)}
+    groups = [_group_view(group, position, stage, views) for position, group in enumerate(stage.groups)]
+    for view, group in zip(groups, stage.groups, strict=True):
+        view["members"] = [
+            {"run": views[run],
+             "cells": [single[_key(column)].cells[stage.runs.index(run)] for column in heads]}
+            for run in (group.runs if group.is_seeds else ())
+        ]  # fmt: skip
+    charts = _charts(stage, numbers, room)
     rates = [chart for chart in charts if chart.kind == "train" and "loss" not in chart.name.lower()]
+    colours = {run: view["colour"] for run, view in views.items()}
     return {
-        "name": name,
-        "title": STAGE_TITLES.get(name, f"Runs of stage “{name}”"),
-        "runs": [{**views[place], "place": position} for position, place in enumerate(members)],
-        "columns": made,
+        "name": stage.kind,
+        "title": STAGE_TITLES.get(stage.kind, f"Runs of stage “{stage.kind}”"),
+        "groups": groups,
+        "runs": [views[run] for run in stage.runs],
+        "headlines": heads,
+        "names": [one for view in groups for one in (view, *(member["run"] for member in view["members"]))],
+        "columns": [(column, _wide(column, single, stage)) for column in stage.contenders],
+        "controls": [(column, _wide(column, single, stage)) for column in stage.controls],
+        "comparisons": stage.comparisons,
+        "has": {
+            key: any(view["costs"][key] != "–" for view in groups) for key in ("processor", "memory", "rate")
+        },
+        "figures": compute_figures(stage, colours),
+        "time_charts": time_charts(stage, numbers),
+        "time_axis": "processor time" if is_over_processor_time(stage) else "time by the clock",
         "charts": [chart for chart in charts if chart not in rates],
         "rates": rates,
     }
 
 
-def _charts(runs: Sequence[tuple[int, Run]]) -> list[Chart]:
+def _key(column: Column) -> tuple[str, str, str, str]:
+    return (column.name, column.protocol, column.split, column.unit)
+
+
+def _wide(
+    column: Column, single: Mapping[tuple[str, str, str, str], Column], stage: Stage
+) -> list[Cell | None]:
+    """Return the cells of a metric over all groups, each followed by those of its seeds."""
+    cells: list[Cell | None] = []
+    for position, group in enumerate(stage.groups):
+        cells.append(column.cells[position])
+        members = group.runs if group.is_seeds else ()
+        cells += [single[_key(column)].cells[stage.runs.index(run)] for run in members]
+    return cells
+
+
+def _group_view(
+    group: Group, position: int, stage: Stage, views: Mapping[Run, Mapping[str, Any]]
+) -> dict[str, Any]:
+    first = views[group.runs[0]]
+    return {
+        "label": group.label,
+        "colour": first["colour"],
+        "built_of": first["built_of"],
+        "input": first["input"],
+        "seeds": f"{len(group.runs)} seeds" if group.is_seeds else "",
+        "place": position,
+        "costs": _cost_view(mean_costs(group.runs)),
+        "cells": [column.cells[position] for column in stage.headlines],
+    }
+
+
+def _charts(stage: Stage, numbers: Mapping[Run, int], room: Room) -> list[Chart]:
     found: dict[tuple[str, str], list[tuple[int, str, Curve]]] = {}
-    for place, run in runs:
+    for run in stage.runs:
         for kind, curves in (("val", run.journal.val), ("train", run.journal.train)):
             for name, curve in curves.items():
-                found.setdefault((kind, name), []).append((place, run.label, curve))
+                found.setdefault((kind, name), []).append((numbers[run], run.label, curve))
     order = sorted(found, key=lambda key: (key[0] != "val", key[1] not in ("loss", "loss_g"), key[1]))
-    charts = [draw_chart(name, kind, found[kind, name]) for kind, name in order]
+    charts = [draw_chart(name, kind, found[kind, name], max_points=room.curve_points) for kind, name in order]
     return [chart for chart in charts if chart is not None]
 
 
-def _summary(runs: Sequence[Run], stages: Sequence[Mapping[str, Any]]) -> str:
+def _summary(stages: Sequence[Stage]) -> str:
     parts = []
     for stage in stages:
-        count = len(stage["runs"])
-        noun = STAGE_NOUNS.get(stage["name"], f"“{stage['name']}” run")
-        times = [train_seconds(run) for run in runs if run.kind == stage["name"]]
+        count = len(stage.runs)
+        noun = STAGE_NOUNS.get(stage.kind, f"“{stage.kind}” run")
+        times = [costs_of(run).train_seconds for run in stage.runs]
         total = sum(time for time in times if time is not None)
         spent = f", {duration(total)} of training in all" if total else ""
-        parts.append(f"{count} {noun}{'' if count == 1 else 's'}{spent}.")
-        for column in stage["columns"][:2]:
-            parts.append(_best(column, stage["runs"]))
+        several = sum(group.is_seeds for group in stage.groups)
+        methods = f" of {len(stage.groups)} method{'' if len(stage.groups) == 1 else 's'}" if several else ""
+        parts.append(f"{count} {noun}{'' if count == 1 else 's'}{methods}{spent}.")
+        for column in stage.headlines[:2]:
+            parts.append(_best(column, stage.groups))
     return " ".join(parts)
 
 
-def _best(column: Column, runs: Sequence[Mapping[str, Any]]) -> str:
-    cells = [(cell, run) for cell, run in zip(column.cells, runs, strict=True) if cell is not None]
-    cell, run = next(((cell, run) for cell, run in cells if cell.best), cells[0])
+def _best(column: Column, groups: Sequence[Group]) -> str:
+    cells = [(cell, group) for cell, group in zip(column.cells, groups, strict=True) if cell is not None]
+    cell, group = next(((cell, group) for cell, group in cells if cell.best), cells[0])
     word = "Best " if len(cells) > 1 else ""
-    title = column.title if word else column.title[:1].upper() + column.title[1:]
+    title = column.title if word or not column.title.islower() else column.title.capitalize()
     chance = f" ({cell.chance})" if cell.chance else ""
-    return f"{word}{title}: {f'{cell.value} {cell.interval}'.strip()} by {run['label']}{chance}."
+    return f"{word}{title}: {' '.join(filter(None, (cell.value, cell.spread, cell.interval)))} by {group.label}{chance}."
 
 
-def _rows(
-    rows: Sequence[Row], runs: Sequence[Run], views: Sequence[Mapping[str, Any]], corpus: str
-) -> list[dict[str, Any]]:
-    painters = [place for place, run in enumerate(runs) if run.paints]
-    per_run = 4 if len(painters) <= 2 else 2 if len(painters) <= 6 else 1
-    num_pictures = len(rows) * (1 + sum(min(per_run, _most(runs[place])) for place in painters))
-    max_s = min(max(SOUND_BUDGET_S / max(len(rows), 1), 2.0), 8.0)
-    exact = num_pictures <= PICTURE_BUDGET
-    made = []
-    for row in tqdm(rows, desc=f"rows of {corpus}", unit="utt", disable=None, leave=True):
-        first = row.first
-        cells = []
-        for place in painters:
-            shown = row.paintings[place][:per_run]
-            pictures = [media.embed_picture(one.file, 288, exact) for one in shown]
-            cells.append({"run": views[place], "pictures": pictures})
-        everyone = [one for some in row.paintings for one in some]
-        sound = _sound(everyone, max_s)
-        cut = sound.total_s > sound.shown_s + 0.05
-        made.append({
-            "utterance": row.utterance,
-            "caption": first.caption,
-            "class_name": readable(first.class_name) or "no class",
-            "pieces": mark_colours(first.caption),
-            "sound": sound,
-            "sound_end": f"{sound.shown_s:.1f} s" + (f" of {sound.total_s:.1f} s" if cut else ""),
-            "real": _real(everyone, exact),
-            "cells": cells,
-        })  # fmt: skip
-    return made
-
-
-def _most(run: Run) -> int:
-    return max((len(some) for some in run.paintings.values()), default=0)
-
-
-def _sound(paintings: Sequence[Painting], max_s: float) -> media.Sound:
-    path = next((one.wave for one in paintings if one.wave is not None), None)
-    return (
-        media.Sound(problem="its wav file is not there") if path is None else media.embed_sound(path, max_s)
-    )
-
-
-def _real(paintings: Sequence[Painting], exact: bool) -> media.Picture:
-    path: Path | None = next((one.real for one in paintings if one.real is not None), None)
-    return media.Picture(problem="no real picture") if path is None else media.embed_picture(path, 288, exact)
-
-
-def _grids(
-    runs: Sequence[Run], views: Sequence[Mapping[str, Any]], num_all_runs: int
-) -> list[dict[str, Any]]:
+def _grids(views: Mapping[Run, Mapping[str, Any]], num_all_runs: int) -> list[dict[str, Any]]:
     most = int(min(max(48 // max(num_all_runs, 1), 2), 12))
     made = []
-    for run, view in zip(runs, views, strict=True):
+    for run, view in views.items():
         if not run.grids:
             continue
         places = np.unique(np.linspace(0, len(run.grids) - 1, min(most, len(run.grids))).round().astype(int))
         chosen = [
-            (step, media.embed_picture(path, 560)) for step, path in (run.grids[place] for place in places)
+            (step, media.embed_picture(path, 560 if num_all_runs <= 12 else 400))
+            for step, path in (run.grids[place] for place in places)
         ]
         whole = [(step, one) for step, one in chosen if one.address]
         if whole:

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from speech2image.report.collect import Metric, Run, Sampling
+from speech2image.report.collect import Run
 from speech2image.report.curves import NUM_COLOURS, ticks
-from speech2image.report.tables import CONTROLS, duration, metric_family, metric_rank, number, readable
+from speech2image.report.measures import Metric, Sampling
+from speech2image.report.tables import duration, is_control, metric_rank, number, readable
 
 WIDTH_PX, HEIGHT_PX = 640, 330
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 58, 16, 14, 44
@@ -92,7 +93,7 @@ def steps_figure(run: Run) -> StepsFigure | None:
 def _headline(samplings: Sequence[Sampling]) -> tuple[str, str, str, str] | None:
     """Choose the metric most points have; of those, the one that stands first in every table."""
     found = [metric for one in samplings for metric in one.metrics if metric.value is not None]
-    times = Counter(metric.identity for metric in found if metric_family(metric.name) not in CONTROLS)
+    times = Counter(metric.identity for metric in found if not is_control(metric.name))
     many = [identity for identity, count in times.items() if count > 1 and count == max(times.values())]
     return min(many, key=lambda identity: (metric_rank(identity[0]), identity), default=None)
 

@@ -57,7 +57,15 @@ tbody th { font-weight: 600; min-width: 190px; }
 tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1; }
 thead th:first-child { background: var(--wash); }
 td.number { white-space: nowrap; }
-td.training { min-width: 150px; }
+.own td.number .interval { display: block; margin-left: 0; }
+td.cost { white-space: nowrap; } td.cost small { max-width: 170px; white-space: normal; }
+.spread { margin-left: 3px; }
+.member th, .member td { background: var(--wash); font-size: 13px; padding-top: 6px; padding-bottom: 6px; }
+.own .member th:first-child { background: var(--wash); font-weight: 400; padding-left: 28px; }
+.fold { font: inherit; font-size: 12px; font-weight: 400; color: var(--accent); background: none; border: 0; padding: 4px 0;
+  cursor: pointer; } .fold::before { content: "▾ "; } .fold[aria-expanded=false]::before { content: "▸ "; }
+.differences { margin: 14px 0; } .differences ul { margin: 4px 0; padding-left: 20px; font-size: 14px; max-width: 110ch; }
+.differences li { margin: 3px 0; }
 .value { font-size: 15px; } b.value { font-weight: 700; }
 .interval { color: var(--soft); margin-left: 4px; font-size: 13px; }
 .dot-mark { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px;
@@ -81,9 +89,17 @@ input[type=range] { accent-color: var(--accent); width: 180px; }
   background: color-mix(in srgb, var(--mixed) 16%, transparent); border-bottom: 3px solid var(--mixed);
   border-radius: 3px 3px 0 0; padding: 0 2px; }
 .row .hint { overflow-wrap: anywhere; font-size: 12.5px; margin: 0 0 10px; }
+.key { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; font-size: 11.5px; }
 audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
 .spectrogram { position: relative; margin: 0; }
 .spectrogram img { width: 100%; height: 76px; display: block; border-radius: 6px; }
+.attention { position: absolute; top: 2px; left: 0; width: 100%; height: 72px; overflow: visible; pointer-events: none; }
+.attention path { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke;
+  stroke-linejoin: round; filter: drop-shadow(0 0 1px #000); }
+.a0 { --line: #7fffd4; } .a1 { --line: #ffffff; } .a2 { --line: #8fc7ff; }
+.listens { font-size: 11.5px; color: var(--soft); margin: 2px 0 0; }
+.listens span { display: inline-block; width: 14px; height: 0; border-top: 3px solid color-mix(in srgb, var(--line) 80%, #000);
+  vertical-align: middle; margin: 0 5px 0 0; }
 .spectrogram .cursor { position: absolute; top: 0; left: 0; height: 76px; width: 2px; background: #fff;
   opacity: 0; }
 .spectrogram figcaption { display: flex; justify-content: space-between; font-size: 11.5px; }
@@ -99,6 +115,11 @@ audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
   font-size: 12.5px; color: var(--soft); border: 1px dashed var(--rule); background: none; }
 img.crisp { image-rendering: pixelated; }
 .real { padding-right: 18px; border-right: 1px solid var(--rule); }
+.figures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+.figures figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 14px;
+  max-width: 720px; }
+.figures figcaption { color: var(--ink); font-weight: 600; font-size: 13.5px; margin-bottom: 8px; }
+.figures svg { width: 100%; height: auto; display: block; } .figures p { margin: 6px 0 0; } .name { fill: var(--ink); }
 .grids, .charts { display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); }
 .grids figure, .charts figure { margin: 0; background: var(--card); border: 1px solid var(--rule);
@@ -175,6 +196,16 @@ SCRIPT = """
       slider.setAttribute('aria-valuetext', 'step ' + step);
     });
   }
+  for (const button of all('button.fold')) {
+    const rows = all('tr[data-folded="' + button.dataset.fold + '"]');
+    const turn = (shown) => {
+      button.setAttribute('aria-expanded', String(shown));
+      for (const row of rows) row.hidden = !shown;
+    };
+    button.hidden = false;
+    button.addEventListener('click', () => turn(button.getAttribute('aria-expanded') !== 'true'));
+    turn(false);
+  }
   const players = all('audio');
   for (const player of players) {
     const picture = player.parentElement.querySelector('.spectrogram');
@@ -212,7 +243,9 @@ SCRIPT = """
       hair.setAttribute('d', 'M' + x + ' ' + plot.top + 'V' + (plot.height - plot.bottom));
       tip.replaceChildren();
       const head = document.createElement('strong');
-      head.textContent = 'step ' + Math.round(Math.max(step, chart.view[0])).toLocaleString('en');
+      const at = Math.max(step, chart.view[0]);
+      head.textContent = chart.unit === 'step' ? 'step ' + Math.round(at).toLocaleString('en')
+        : at.toFixed(1) + ' ' + chart.unit;
       tip.append(head);
       for (const line of chart.points) {
         let near = 0;

@@ -1,42 +1,52 @@
-"""Writes numbers: formats, the overview of runs, the Markdown table and the CSV file.
+"""Lays numbers out: formats, columns of one metric under one protocol, what is best, what is a control.
 
 Here a metric becomes text, always with its interval, count, chance and protocol.  Own numbers and
-published numbers never share a table.  The HTML forms of these tables are in `template.py`.
+published numbers never share a table.  Files of these tables are written in `exports.py` and
+`latex.py`, their HTML forms in `template.py`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from speech2image.report.collect import Metric, Run
-from speech2image.report.published import SOURCES, PublishedTable
+from speech2image.report.measures import Metric
 
-CSV_FIELDS = (
-    "corpus", "run_id", "label", "stage", "encoder", "generator", "status", "train_step", "train_seconds",
-    "parameters", "metric", "value", "low", "high", "level", "count", "chance", "unit", "higher_is_better",
-    "protocol", "split", "note", "folder",
-)  # fmt: skip
-
-CONTROLS = frozenset({"shuffled_speech", "probe_accuracy"})
+CONTROLS = frozenset({"shuffled_speech", "probe_accuracy", "copies", "fid_bound", "kid_bound"})
 """Families of metrics that check the measurement, not the run: never marked as best."""
 
+_OF_SETS = frozenset({"fid", "kid", "inception_score", "precision", "recall_prdc", "density", "coverage", "map",
+                      "r_precision", "clip_score", "classifier_accuracy"})  # fmt: skip
+"""Families whose `<family>/<what>` can only be a bound: they have no parts."""
+_BOUNDS = frozenset({"real_halves", "noise", "transcript", "text", "nearest_train", "chance", "blank"})
+
 _ORDER = (
-    "attribute_accuracy/mean", "class_accuracy", "recall@10", "recall@1", "recall", "fid", "kid",
-    "inception_score", "map", "ap", "shuffled_speech", "probe_accuracy/mean",
+    "attribute_accuracy/mean", "class_accuracy", "fid", "inception_score", "map", "recall@50", "recall@10", "recall@1",
+    "recall", "kid", "classifier_accuracy", "r_precision", "clip_score", "precision", "recall_prdc", "density",
+    "coverage", "ap", "shuffled_speech", "probe_accuracy/mean",
 )  # fmt: skip
+
+
+class Measured(Protocol):
+    """A run, or a group of seeds: anything with metrics."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Its numbers."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as text: value, interval, count and chance; `best` of its column or `tied` with it."""
+    """One number as text: value, interval, count and chance; `best` of its column or `tied` with it.
+
+    `spread` is the standard deviation over seeds, where there are several.
+    """
 
     value: str
+    spread: str
     interval: str
     count: str
     chance: str
@@ -55,6 +65,7 @@ class Column:
     arrow: str
     protocol: str
     split: str
+    unit: str
     cells: tuple[Cell | None, ...]
 
     @property
@@ -63,36 +74,45 @@ class Column:
         return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
 
 
-def columns(runs: Sequence[Run]) -> list[Column]:
-    """Lay the metrics of `runs` out as columns; different protocols never share one."""
+def columns(rows: Sequence[Measured]) -> list[Column]:
+    """Lay the metrics of runs or groups out as columns; different protocols never share one."""
     found: dict[tuple[str, str, str, str], dict[int, Metric]] = {}
-    for position, run in enumerate(runs):
-        for metric in run.metrics:
+    for position, row in enumerate(rows):
+        for metric in row.metrics:
             found.setdefault(metric.identity, {})[position] = metric
-    made = [_column(by_run, len(runs)) for by_run in found.values()]
+    made = [_column(by_row, len(rows)) for by_row in found.values()]
     return sorted(made, key=lambda column: metric_rank(column.name))
 
 
-def _column(by_run: Mapping[int, Metric], num_runs: int) -> Column:
-    some = next(iter(by_run.values()))
+def headlines(made: Sequence[Column], most: int) -> list[Column]:
+    """Choose the columns of the main table: the first of each family and protocol, controls never."""
+    firsts: dict[tuple[str, str, str], Column] = {}
+    for column in made:
+        if not is_control(column.name):
+            firsts.setdefault((metric_family(column.name), column.protocol, column.split), column)
+    return list(firsts.values())[:most]
+
+
+def _column(by_row: Mapping[int, Metric], num_rows: int) -> Column:
+    some = next(iter(by_row.values()))
     sign = 1.0 if some.higher_is_better else -1.0
     values = {
-        position: sign * metric.value for position, metric in by_run.items() if metric.value is not None
+        position: sign * metric.value for position, metric in by_row.items() if metric.value is not None
     }
     top = max(values.values(), default=None)
-    is_race = len(values) > 1 and metric_family(some.name) not in CONTROLS
+    is_race = len(values) > 1 and not is_control(some.name)
     leaders = [position for position, value in values.items() if value == top] if is_race else []
     cells: list[Cell | None] = []
-    for position in range(num_runs):
-        metric = by_run.get(position)
+    for position in range(num_rows):
+        metric = by_row.get(position)
         if metric is None:
             cells.append(None)
             continue
         best = position in leaders
-        tied = bool(leaders) and not best and _overlap(metric, by_run[leaders[0]])
+        tied = bool(leaders) and not best and _overlap(metric, by_row[leaders[0]])
         cells.append(_cell(metric, best, tied))
-    arrow = "" if metric_family(some.name) in CONTROLS else "↑" if some.higher_is_better else "↓"
-    return Column(some.name, readable(some.name), arrow, some.protocol, some.split, tuple(cells))
+    arrow = "" if is_control(some.name) else "↑" if some.higher_is_better else "↓"
+    return Column(some.name, readable(some.name), arrow, some.protocol, some.split, some.unit, tuple(cells))
 
 
 def _cell(metric: Metric, best: bool, tied: bool) -> Cell:
@@ -106,10 +126,17 @@ def _cell(metric: Metric, best: bool, tied: bool) -> Cell:
         interval = f"[{', '.join(ends)}]"
         level = f"{metric.level:.0%} " if metric.level else ""
         exact = f"{metric.value!r} {level}interval {metric.low!r} to {metric.high!r}"
+    count = "" if metric.count is None else f"n = {metric.count:,}"
+    spread = ""
+    if metric.deviation is not None:
+        count = ", ".join(part for part in (f"{metric.num_seeds} seeds", count) if part)
+        spread = f"± {number(metric.deviation, metric.unit, decimals).removesuffix(' %')}"
+        exact = f"mean {exact}, standard deviation {metric.deviation!r} over {metric.num_seeds} seeds"
     return Cell(
         value=number(metric.value, metric.unit, decimals),
+        spread=spread,
         interval=interval,
-        count="" if metric.count is None else f"n = {metric.count:,}",
+        count=count,
         chance="" if metric.chance is None else f"chance {number(metric.chance, metric.unit)}",
         note=metric.note,
         exact=exact,
@@ -130,11 +157,25 @@ def metric_family(name: str) -> str:
     return re.split("[@/]", name, maxsplit=1)[0]
 
 
+def is_control(name: str) -> bool:
+    """Return whether a metric is a bound or a control, which no run can win.
+
+    >>> [is_control(name) for name in ("fid", "fid/noise", "recall/shuffled@50", "recall/image_to_speech@10")]
+    [False, True, True, False]
+    """
+    family = metric_family(name)
+    part = name.split("/", 1)[1].split("@")[0] if "/" in name else ""
+    known = part in _BOUNDS or part.startswith(("shuffled", "real_"))
+    return family in CONTROLS or bool(part) and (family in _OF_SETS or known)
+
+
 def metric_rank(name: str) -> int:
     """Return the place of a metric in tables, the headline first."""
     if name in _ORDER:
         return _ORDER.index(name)
-    rest = len(_ORDER) + (metric_family(name) in CONTROLS)
+    rest = len(_ORDER) + is_control(name)
+    if is_control(name):
+        return rest
     return _ORDER.index(metric_family(name)) if metric_family(name) in _ORDER else rest
 
 
@@ -182,11 +223,15 @@ def readable(name: str) -> str:
         "fid": "FID",
         "kid": "KID",
         "inception_score": "Inception score",
+        "recall_prdc": "recall of sets",
+        "r_precision": "R-precision",
+        "clip_score": "CLIP score",
         "map": "mAP",
         "lr": "learning rate",
     }
-    plain = name.removeprefix("val_").replace("/", ", ").replace("_", " ")
-    return short.get(name.removeprefix("val_").lower(), plain)
+    family, mark, part = name.removeprefix("val_").partition("/")
+    head = short.get(family.lower(), family.replace("_", " "))
+    return f"{head}, {part.replace('_', ' ')}" if mark else head
 
 
 def duration(seconds: float | None) -> str:
@@ -214,101 +259,3 @@ def parameters(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{readable(str(name))} {parameters(part)}" for name, part in value.items() if part)
     return "–"
-
-
-def train_seconds(run: Run) -> float | None:
-    """Return the training time of `run` from run.json, else from the times in its journal."""
-    value = run.about.get("train_seconds")
-    return float(value) if isinstance(value, int | float) and value > 0 else run.journal.seconds
-
-
-def train_step(run: Run) -> int | None:
-    """Return the steps `run` was trained for, from run.json, else from its journal."""
-    value = run.about.get("train_step")
-    if isinstance(value, int | float) and value > 0:
-        return int(value)
-    lasts = [int(curve.steps[-1]) for curve in run.journal.train.values() if len(curve.steps)]
-    return max(lasts, default=None)
-
-
-def markdown(
-    title: str, sections: Mapping[str, Sequence[Run]], tables: Mapping[str, PublishedTable | None]
-) -> str:
-    """Return the tables of all corpora as Markdown, published numbers in tables of their own."""
-    lines = [f"# {_plain(title)}", ""]
-    for corpus, runs in sections.items():
-        lines += [f"## {_plain(corpus)}", ""]
-        for kind in dict.fromkeys(run.kind for run in runs):
-            lines += [*_own_lines([run for run in runs if run.kind == kind]), ""]
-        gaps = [f"- {_plain(run.label)}: {_plain(gap)}" for run in runs for gap in run.gaps]
-        lines += [*(["Missing or damaged:", "", *gaps, ""] if gaps else [])]
-        table = tables.get(corpus)
-        if table is not None:
-            lines += [*_published_lines(table), ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _own_lines(runs: Sequence[Run]) -> list[str]:
-    made = columns(runs)
-    heads = ["run", "encoder", "generator", "steps", "training time", "parameters"]
-    heads += [f"{column.title} {column.arrow} ({column.protocol}, {column.split})" for column in made]
-    lines = [
-        f"Own numbers, {_plain(runs[0].kind)} runs: value [low, high] (count, chance); best in bold.",
-        "",
-    ]
-    lines += ["| " + " | ".join(map(_plain, heads)) + " |", "|" + " --- |" * len(heads)]
-    for position, run in enumerate(runs):
-        step = train_step(run)
-        words = [run.label, run.encoder or "–", run.generator or "–", "–" if step is None else f"{step:,}"]
-        words += [duration(train_seconds(run)), parameters(run.about.get("parameters"))]
-        cells = [_markdown_cell(column.cells[position]) for column in made]
-        lines.append("| " + " | ".join([*map(_plain, words), *cells]) + " |")
-    return lines
-
-
-def _markdown_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "–"
-    value = f"**{cell.value}**" if cell.best else cell.value
-    extra = ", ".join(text for text in (cell.count, cell.chance) if text)
-    return " ".join(text for text in (value, cell.interval, f"({extra})" if extra else "") if text)
-
-
-def _published_lines(table: PublishedTable) -> list[str]:
-    lines = [f"Published numbers, {table.title}. {table.caution}", ""]
-    heads = ["method", "input", *table.metrics, "source", "note"]
-    lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for row in table.rows:
-        name, address = SOURCES[row.source]
-        source = f"[{name}]({address})" if address else name
-        values = [row.values.get(metric, "–") for metric in table.metrics]
-        lines.append("| " + " | ".join([row.method, row.input, *values, source, row.note]) + " |")
-    return lines
-
-
-def comma_separated(runs: Sequence[Run]) -> str:
-    """Return one CSV line a run and metric (a run without metrics: one line), full precision."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
-    for run in runs:
-        lead: list[Any] = [run.corpus, run.run_id, run.label, run.stage, run.encoder, run.generator]
-        lead += [run.about.get("status", ""), train_step(run), train_seconds(run)]
-        lead += [parameters(run.about.get("parameters"))]
-        for metric in run.metrics or (None,):
-            middle: list[Any] = [""] * 12
-            if metric is not None:
-                middle = [metric.name, metric.value, metric.low, metric.high, metric.level, metric.count]
-                middle += [metric.chance, metric.unit, metric.higher_is_better, metric.protocol]
-                middle += [metric.split, metric.note]
-            writer.writerow([_safe(value) for value in [*lead, *middle, run.path.name]])
-    return buffer.getvalue()
-
-
-def _plain(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _safe(value: Any) -> Any:
-    """Keep spreadsheets from reading text as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

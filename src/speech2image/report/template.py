@@ -25,11 +25,30 @@ TEMPLATE = """
 {%- else -%}
 <td class="number" title="{{ cell.exact }}">
 {%- if cell.best %}<b class="value">{{ cell.value }}</b>{% else %}<span class="value">{{ cell.value }}</span>{% endif -%}
+{%- if cell.spread %} <span class="spread">{{ cell.spread }}</span>{% endif -%}
 {%- if cell.interval %} <span class="interval">{{ cell.interval }}</span>{% endif -%}
 {%- if cell.tied %} <span title="its interval overlaps that of the best">≈</span>{% endif -%}
 {%- if cell.count or cell.chance %}<small>{{ cell.count }}{% if cell.count and cell.chance %} · {% endif %}{{ cell.chance }}</small>{% endif -%}
 </td>
 {%- endif -%}
+{%- endmacro -%}
+
+{%- macro cost_cells(costs, has) -%}
+<td class="cost">{{ costs.time }}{% if costs.steps %}<small>{{ costs.steps }}</small>{% endif %}</td>
+{%- if has.processor %}<td class="cost">{{ costs.processor }}</td>{% endif -%}
+{%- if has.memory %}<td class="cost">{{ costs.memory }}</td>{% endif -%}
+{%- if has.rate %}<td class="cost">{{ costs.rate }}{% if costs.machine %}<small>{{ costs.machine }}</small>{% endif %}</td>{% endif -%}
+{%- endmacro -%}
+
+{%- macro metric_table(stage, made, title, head) -%}
+<div class="wide" tabindex="0" role="region" aria-label="{{ title }}, {{ stage.title }}"><table>
+<thead><tr><th scope="col">{{ head }}</th>{% for one in stage.names %}<th scope="col">{{ run_name(one) }}{% if one.seeds %}<small>{{ one.seeds }}</small>{% endif %}</th>{% endfor %}</tr></thead><tbody>
+{%- for column, cells in made %}
+<tr><th scope="row">{{ column.title }} {{ column.arrow }}<small>{{ column.protocol }}, {{ column.split }}</small>
+{%- for note in column.notes %}<small>{{ note }}</small>{% endfor %}</th>
+{%- for cell in cells %}{{ metric_cell(cell) }}{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
 {%- endmacro -%}
 
 {%- macro published_table(table) -%}
@@ -72,6 +91,7 @@ TEMPLATE = """
 {%- for section in sections %}
 {%- if sections | length > 1 %}<a href="#{{ section.id }}"><strong>{{ section.corpus }}</strong></a>{% endif %}
 <a href="#{{ section.id }}-numbers">Numbers</a>
+{%- if section.stages_with_costs %}<a href="#{{ section.id }}-costs">Compute</a>{% endif %}
 {%- if section.steps %}<a href="#{{ section.id }}-steps">Steps</a>{% endif %}
 {%- if section.rows %}<a href="#{{ section.id }}-utterances">The same utterances</a>{% endif %}
 {%- if section.grids %}<a href="#{{ section.id }}-training">Over training</a>{% endif %}
@@ -92,36 +112,71 @@ TEMPLATE = """
 {%- endif %}
 
 <h3 id="{{ section.id }}-numbers">Numbers</h3>
-<p class="hint">Each number: value [interval], how many items it was measured on, and what chance would give.
-Bold: best of its column; ≈: its interval overlaps that of the best. The protocol stands under each name.</p>
+<p class="hint">Each number: value [interval], how many items it was measured on, and what chance would give; of
+several seeds the mean ± standard deviation [t interval of the mean]. Bold: best of its column; ≈: its interval overlaps
+that of the best. The protocol stands under each name.</p>
 {%- for stage in section.stages %}
 <h4>{{ stage.title }}</h4>
 <div class="wide" tabindex="0" role="region" aria-label="{{ stage.title }} on {{ section.corpus }}"><table class="own">
-<thead><tr><th scope="col">run</th>
-{%- for column in stage.columns[:headline] %}
+<thead><tr><th scope="col">method</th><th scope="col">input</th>
+{%- for column in stage.headlines %}
 <th scope="col">{{ column.title }} {{ column.arrow }}<small>{{ column.protocol }}, {{ column.split }}</small></th>
 {%- endfor %}
-<th scope="col">training</th></tr></thead>
+<th scope="col">training</th>
+{%- if stage.has.processor %}<th scope="col">processor<small>time of training</small></th>{% endif %}
+{%- if stage.has.memory %}<th scope="col">memory<small>at most</small></th>{% endif %}
+{%- if stage.has.rate %}<th scope="col">images/s<small>painting</small></th>{% endif %}</tr></thead>
 <tbody>
-{%- for run in stage.runs %}
-<tr><th scope="row">{{ run_name(run) }}<small>{{ run.built_of }}</small></th>
-{%- for column in stage.columns[:headline] %}{{ metric_cell(column.cells[run.place]) }}{% endfor %}
-<td class="training">{{ run.steps }} steps<small>{{ run.time }}</small><small>{{ run.parameters }}</small></td></tr>
+{%- for group in stage.groups %}
+<tr><th scope="row">{{ run_name(group) }}<small>{{ group.built_of }}</small>
+{%- if group.members %}<button type="button" class="fold" hidden aria-expanded="true" data-fold="{{ section.id }}-{{ stage.name }}-{{ group.place }}">{{ group.seeds }}</button>
+{%- endif %}</th><td>{{ group.input }}</td>
+{%- for cell in group.cells %}{{ metric_cell(cell) }}{% endfor %}{{ cost_cells(group.costs, stage.has) }}</tr>
+{%- for member in group.members %}
+<tr class="member" data-folded="{{ section.id }}-{{ stage.name }}-{{ group.place }}"><th scope="row">{{ run_name(member.run) }}</th><td></td>
+{%- for cell in member.cells %}{{ metric_cell(cell) }}{% endfor %}{{ cost_cells(member.run.costs, stage.has) }}</tr>
+{%- endfor %}
 {%- endfor %}
 </tbody></table></div>
+{%- if stage.comparisons %}
+<div class="differences">
+<h4>Differences, and whether they are more than chance</h4>
+{%- for one in stage.comparisons %}
+<details{% if loop.first %} open{% endif %}><summary>{{ one.metric }} <span class="soft">{{ one.protocol }}</span></summary>
+<p class="hint">{{ one.about }}</p>
+<ul>{% for pair in one.pairs %}<li class="{{ "shown" if pair.p < 0.05 else "soft" }}">{{ pair.sentence }}</li>{% endfor %}</ul></details>
+{%- endfor %}</div>
+{%- endif %}
+{%- if stage.controls %}
+<details{% if stage.controls | length <= 8 %} open{% endif %}>
+<summary>Bounds and controls ({{ stage.controls | length }}): what the measure itself says, no contenders</summary>
+{{ metric_table(stage, stage.controls, "Bounds and controls", "bound or control") }}</details>
+{%- endif %}
 {%- if stage.columns %}
 <details>
 <summary>Every metric of these runs ({{ stage.columns | length }}), with notes</summary>
-<div class="wide" tabindex="0" role="region" aria-label="Every metric, {{ stage.title }}"><table>
-<thead><tr><th scope="col">metric</th>{% for run in stage.runs %}<th scope="col">{{ run_name(run) }}</th>{% endfor %}</tr></thead><tbody>
-{%- for column in stage.columns %}
-<tr><th scope="row">{{ column.title }} {{ column.arrow }}<small>{{ column.protocol }}, {{ column.split }}</small>
-{%- for note in column.notes %}<small>{{ note }}</small>{% endfor %}</th>
-{%- for run in stage.runs %}{{ metric_cell(column.cells[run.place]) }}{% endfor %}</tr>
-{%- endfor %}
-</tbody></table></div></details>
+{{ metric_table(stage, stage.columns, "Every metric", "metric") }}</details>
 {%- endif %}
 {%- endfor %}
+
+{%- if section.stages_with_costs %}
+<h3 id="{{ section.id }}-costs">Quality against compute</h3>
+<p class="hint">Each point is a run, whiskers are its interval. Up and left is better where ↑, down and left where ↓.</p>
+{%- for stage in section.stages_with_costs %}
+{%- if section.stages_with_costs | length > 1 %}<h4>{{ stage.title }}</h4>{% endif %}
+<div class="legend">{% for group in stage.groups %}<span>{{ run_name(group) }}</span>{% endfor %}</div>
+<div class="figures">
+{%- for one in stage.figures %}
+<figure><figcaption><span>{{ one.figure.title }} against {{ one.figure.axis }}</span></figcaption>{{ one.svg }}
+{%- if one.figure.note %}<p class="hint">{{ one.figure.note }}</p>{% endif %}</figure>
+{%- endfor %}
+</div>
+{%- if stage.time_charts %}
+<h4>During training, over {{ stage.time_axis }}</h4>
+<div class="charts">{% for chart in stage.time_charts %}{{ chart_figure(chart) }}{% endfor %}</div>
+{%- endif %}
+{%- endfor %}
+{%- endif %}
 
 {%- if section.steps %}
 <h3 id="{{ section.id }}-steps">Quality against steps</h3>
@@ -162,12 +217,15 @@ each run painted from the sound alone. {{ section.rows_note }}</p>
 <div><p class="said">
 {%- for text, colour in row.pieces %}{% if colour %}<mark style="--colour: {{ colour }}">{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor -%}
 </p>
-<p class="hint">{{ row.class_name }} · {{ row.utterance }}</p>
+<p class="hint">{{ row.class_name }}<span class="key" title="{{ row.utterance }}">{{ row.utterance }}</span></p>
 {%- if row.sound.address %}
 <audio controls preload="metadata" src="{{ row.sound.address }}" aria-label="Recording: {{ row.caption }}"></audio>
 <figure class="spectrogram"><img src="{{ row.sound.spectrogram.address }}" alt="Spectrogram of the recording"
- width="{{ row.sound.spectrogram.width_px }}" height="{{ row.sound.spectrogram.height_px }}" decoding="async"><span class="cursor"></span>
+ width="{{ row.sound.spectrogram.width_px }}" height="{{ row.sound.spectrogram.height_px }}" decoding="async">
+{%- if row.attention %}<svg class="attention" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="Where {{ row.attention | map(attribute="name") | join(", ") }} listens">
+{%- for one in row.attention %}<path class="{{ one.line }}" d="{{ one.path }}"/>{% endfor %}</svg>{% endif %}<span class="cursor"></span>
 <figcaption><span>0 s</span><span>0 to 8 kHz, mel scale</span><span>{{ row.sound_end }}</span></figcaption></figure>
+{%- if row.attention %}<p class="listens">{% for one in row.attention %}<span class="{{ one.line }}"></span>attention of {{ one.name }} {% endfor %}</p>{% endif %}
 {%- else %}<p class="hint">No recording to play: {{ row.sound.problem }}.</p>{% endif %}
 </div>
 <div class="pictures">

@@ -61,18 +61,26 @@ class Espeak:
     def __enter__(self) -> Self:
         _ESPEAK_LOCK.acquire()
         try:
-            self._open()
+            self._library = self._load()
+            try:
+                self._open()
+            except BaseException:
+                self._unload()  # else every later life would go on with the state of the one before
+                raise
         except BaseException:
             _ESPEAK_LOCK.release()
             raise
         return self
 
-    def _open(self) -> None:
-        library_path, data_path = self._paths
+    def _load(self) -> ctypes.CDLL:
+        library_path, _ = self._paths
         try:
-            self._library = ctypes.CDLL(library_path)
+            return ctypes.CDLL(library_path)
         except OSError as error:
             raise _no_espeak(f"{library_path} cannot be loaded: {error}") from error
+
+    def _open(self) -> None:
+        _, data_path = self._paths
         self.sample_rate_hz = int(
             self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data_path), _DO_NOT_EXIT)
         )
@@ -86,14 +94,17 @@ class Espeak:
     def __exit__(self, *_: object) -> None:
         try:
             self._library.espeak_Terminate()
-            handle = self._library._handle
-            del self._library
-            if os.name == "posix":
-                import _ctypes
-
-                _ctypes.dlclose(handle)
+            self._unload()
         finally:
             _ESPEAK_LOCK.release()
+
+    def _unload(self) -> None:
+        handle = self._library._handle
+        del self._library
+        if os.name == "posix":
+            import _ctypes
+
+            _ctypes.dlclose(handle)
 
     def _take(self, samples: int | None, num_samples: int, _events: int | None) -> int:
         if samples and num_samples > 0:

@@ -67,11 +67,20 @@ class JournalWriter(pl.Callback):
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
         }
         if values and not trainer.sanity_checking:
-            self.journal.write(module.train_step, "val", **values)
-            self.wandb.log(module.train_step, values)
-            if self._bar is not None:
-                shown = "  ".join(f"{name} {value:.3f}" for name, value in sorted(values.items()))
-                self._bar.write(f"step {module.train_step}: {shown}")
+            self.write_validation(module.train_step, values)
+
+    def write_validation(self, step: int, values: dict[str, float]) -> None:
+        """Write metrics of kind `val` to journal, wandb and bar."""
+        self.journal.write(step, "val", **values)
+        self.wandb.log(step, values)
+        if self._bar is not None:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in sorted(values.items()))
+            self._bar.write(f"step {step}: {shown}")
+
+    def write_event(self, step: int, **words: str) -> None:
+        """Write what happened, in words, to journal and terminal."""
+        self.journal.write(step, "event", **words)
+        tqdm.write(f"step {step}: " + "; ".join(words.values()))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Close the bar."""

@@ -19,7 +19,7 @@ from speech2image.codecs.codec import Codec
 from speech2image.data.batches import CaptionTable, sentence_rows
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
-from speech2image.data.order import addressed_rng, batch_indices
+from speech2image.data.order import addressed_rng
 from speech2image.data.pixels import CropTable
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
 from speech2image.data.words import WordTable
@@ -195,9 +195,7 @@ class CodeBatches(Dataset[dict[str, Any]]):
         return len(self.captions.images) // self.batch_size
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        items = self.captions.images
-        images = items[batch_indices(len(items), self.batch_size, self.seed, step)]
-        utterances = self.captions.draw(images, addressed_rng(self.seed, "codes/caption", step))
+        images, utterances = self.captions.batch(self.batch_size, self.seed, step, "codes")
         rows = self.rows[images]
         views = addressed_rng(self.seed, "codes/view", step).integers(0, self.store.shapes[rows, 0])
         tokens = np.stack([self.store[row][view] for row, view in zip(rows, views, strict=True)])

@@ -40,6 +40,7 @@ from speech2image.training.fit import (
     val_split,
 )
 from speech2image.training.painting import DiffusionPainter, check_sampler
+from speech2image.training.quality import watch_quality
 from speech2image.training.runs import Run, build_schedule, build_transformer, load_codec
 
 
@@ -108,7 +109,13 @@ def fit_diffusion(
     held_out = _embeddings(condition, corpus, split, reads)
     shown = _shown(corpus, split, held_out and projected(held_out, discriminant), reads)
     paint = _grid_painter(config, codec.to(device))
-    session.fit(module, data, [sample_grid(config, session, corpus, split, shown, paint)])
+    few = config["callbacks"]["quality"]["sampler_steps"]
+
+    def painter_of(module: pl.LightningModule) -> DiffusionPainter:
+        return _averaged(module, codec, config, few)
+
+    watch = watch_quality(config, corpus, split, shown, painter_of)
+    session.fit(module, data, [sample_grid(config, session, corpus, split, shown, paint), *watch])
     parts = nn.ModuleDict({"generator": module.inference_module()})
     if discriminant is not None:
         parts["discriminant"] = discriminant
@@ -179,15 +186,23 @@ def make_module(
     )  # fmt: skip
 
 
+def _averaged(
+    module: pl.LightningModule, codec: Codec, config: dict[str, Any], most_steps: int | None = None
+) -> DiffusionPainter:
+    """Return the painter of the averaged weights; `most_steps` shortens the sampler."""
+    assert isinstance(module, DiffusionModule)
+    network, schedule, sampler = module.inference_module(), module.loss.schedule, config["sampler"]
+    assert isinstance(network, DiffusionTransformer)
+    if most_steps is not None and sampler["name"] != "ancestral":  # which takes all steps of the chain
+        own = sampler["steps"] or schedule.num_steps
+        sampler = {**sampler, "steps": min(most_steps, own)}
+    return DiffusionPainter(network, codec, schedule, sampler, module.sentence_scale, config["seed"])
+
+
 def _grid_painter(config: dict[str, Any], codec: Codec) -> Callable[[pl.LightningModule, Any], Tensor]:
     def paint(module: pl.LightningModule, told: DiffusionCondition) -> Tensor:
-        assert isinstance(module, DiffusionModule)
-        network = module.inference_module()
-        assert isinstance(network, DiffusionTransformer)
-        painter = DiffusionPainter(
-            network, codec, module.loss.schedule, config["sampler"], module.sentence_scale, config["seed"]
-        )
         assert told.class_id is not None
-        return painter(told, [("grid", place) for place in range(len(told.class_id))]).images
+        addresses = [("grid", place) for place in range(len(told.class_id))]
+        return _averaged(module, codec, config)(told, addresses).images
 
     return paint

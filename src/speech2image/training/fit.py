@@ -26,6 +26,8 @@ from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
+from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
+from speech2image.training.dashboards import cost_summary
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
@@ -107,9 +109,8 @@ def _vision(
         return None, build(node)
     vision = build(node) if "weights_path" in node else build_image_branch(node)
     if isinstance(vision, ClassTeacher) and not session.has_checkpoint():
-        start = time.perf_counter()
-        right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
-        session.info["train_seconds"] += round(time.perf_counter() - start, 2)
+        with costs_added(session.info):
+            right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
         session.journal.write(0, "event", teacher_train_accuracy=right)
     return vision, None
 
@@ -120,14 +121,14 @@ def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, ses
     if not steps or session.has_checkpoint():
         return
     assert branch is not None and module.classifier is not None  # config/validate.py saw to that
-    device, start = device_of(config), time.perf_counter()
+    device = device_of(config)
     module.to(device)
-    right = fit_on_classes(
-        lambda images: module.class_logits(branch(images)), nn.ModuleList([branch, module.classifier]),
-        _class_batches(config, corpus), steps, device,
-    )  # fmt: skip
-    seconds = round(time.perf_counter() - start, 2)
-    session.info["train_seconds"] += seconds
+    with costs_added(session.info):
+        right = fit_on_classes(
+            lambda images: module.class_logits(branch(images)), nn.ModuleList([branch, module.classifier]),
+            _class_batches(config, corpus), steps, device,
+        )  # fmt: skip
+    seconds = session.info["train_seconds"]
     session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right, pretrain_seconds=seconds)
 
 
@@ -214,7 +215,8 @@ class Session:
         self.info = self._info(corpus)
         self.journal = Journal(folder / "journal.jsonl", resume_step=step)
         self.wandb = WandbLogger(
-            **config["logger"]["wandb"], run_id=name, folder=folder, config=config
+            **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
+            about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
@@ -222,7 +224,8 @@ class Session:
         info = new_info(self.name, config["stage"], config["name"], corpus.manifest.corpus)
         if self.state is not None and (self.folder / "run.json").is_file():
             earlier = read_run(self.folder).info
-            info |= {key: earlier[key] for key in ("created", "train_seconds") if key in earlier}
+            kept = ("created", "train_seconds", "train_cpu_seconds")
+            info |= {key: earlier[key] for key in kept if key in earlier}
         info["problems"] = [str(problem.path) for problem in corpus.manifest.problems][:100]
         info["data_folder"] = str(corpus.folder)
         return info
@@ -273,12 +276,12 @@ class Session:
             check_val_every_n_epoch=None, limit_val_batches=1.0 if data.val is not None else 0,
             deterministic=trainer["deterministic"] or None, callbacks=callbacks,
         )  # fmt: skip
-        start = time.perf_counter()
+        forget_peak_memory()
         if len(data.steps):
-            with warnings.catch_warnings():  # advice of Lightning that does not apply to our loop
+            with costs_added(self.info), warnings.catch_warnings():  # advice that does not apply to our loop
                 warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                 engine.fit(module, datamodule=data)
-        self.info["train_seconds"] += round(time.perf_counter() - start, 2)
+        self.info["peak_memory_mb"] = peak_memory_mb()
 
     def finish(self, module: TrainingModule, parts: nn.Module) -> None:
         """Write the weights for use and close the records."""
@@ -292,4 +295,5 @@ class Session:
         }
         write_info(self.folder, self.info)
         self.journal.close()
+        self.wandb.summarise(lambda: cost_summary(self.info))
         self.wandb.close()

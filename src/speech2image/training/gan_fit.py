@@ -17,6 +17,7 @@ from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
 from speech2image.data.pixels import Indices
 from speech2image.errors import DataError
+from speech2image.gan.stackgan import StackGenerator
 from speech2image.training.conditions import (
     ResolvedCondition,
     condition_embeddings,
@@ -32,6 +33,8 @@ from speech2image.training.fit import (
     val_split,
 )
 from speech2image.training.gan_module import GanModule
+from speech2image.training.painting import GanPainter
+from speech2image.training.quality import watch_quality
 from speech2image.training.runs import build_discriminators, build_generator, load_encoder
 
 
@@ -76,8 +79,10 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     def shown(picks: Indices) -> Tensor:
         return torch.from_numpy(held_out.arrays["sentence"][picks])
 
-    grid = sample_grid(config, session, corpus, val_split(corpus), shown, _noise_painter(config))
-    session.fit(module, data, [grid])
+    split = val_split(corpus)
+    grid = sample_grid(config, session, corpus, split, shown, _noise_painter(config))
+    watch = watch_quality(config, corpus, split, shown, lambda module: _averaged(module, config["seed"]))
+    session.fit(module, data, [grid, *watch])
     parts = nn.ModuleDict(
         {"generator": module.inference_module(), "discriminators": nn.ModuleList(module.discriminators)}
     )
@@ -95,6 +100,13 @@ def _prototypes(corpus: Corpus, embeddings: Embeddings) -> Tensor:
     totals = np.zeros((len(corpus.class_names), sentences.shape[1]), np.float32)
     np.add.at(totals, owners, sentences)
     return torch.from_numpy(totals)
+
+
+def _averaged(module: pl.LightningModule, seed: int) -> GanPainter:
+    assert isinstance(module, GanModule)
+    generator = module.inference_module()
+    assert isinstance(generator, StackGenerator)
+    return GanPainter(generator, seed)
 
 
 def _noise_painter(config: dict[str, Any]) -> Callable[[pl.LightningModule, Tensor], Tensor]:

@@ -74,6 +74,7 @@ def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:
         "status": "running",
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "train_seconds": 0.0,
+        "train_cpu_seconds": 0.0,
         "train_step": 0,
         "machine": f"{platform.machine()}, {device}",
         "versions": versions,
@@ -96,7 +97,7 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
     """Open a run by its folder, its id, or the name of its experiment (the newest one).
 
     Args:
-        path: see above.
+        path: see above; `<experiment>:seed=<n>` is the newest one of that seed.
         runs: folder of all runs.
         stage: the stage it must have, or several that would do; None: any.
 
@@ -116,7 +117,12 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
     if not (folder / "run.json").is_file():
         near = nearest_names(str(path), [str(run.path) for run in known], 1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise DataError(f"run={path}: no run.json there", f"{hint}Known: {listing}")
+        missing = (
+            "no finished or running run of that name and seed"
+            if ":seed=" in str(path)
+            else "no run.json there"
+        )
+        raise DataError(f"run={path}: {missing}", f"{hint}Known: {listing}")
     run = read_run(folder)
     if stage is not None and run.stage not in stages:
         raise DataError(f"run={path} is a run of stage {run.stage!r}, expected {what}", f"Known: {listing}")
@@ -124,10 +130,15 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
 
 
 def _by_name(name: str, known: list[Run], runs: Path) -> Path | None:
-    """Return the run of this id, else the newest one of an experiment of this name."""
+    """Return the run of this id, else the newest one of an experiment of this name (and seed)."""
     if (runs / name / "run.json").is_file():
         return runs / name
-    found = [run.path for run in known if run.info.get("experiment") == name]
+    experiment, _, seed = name.partition(":seed=")
+    found = [
+        run.path
+        for run in known
+        if run.info.get("experiment") == experiment and (not seed or str(run.config.get("seed")) == seed)
+    ]
     return found[-1] if found else None
 
 

@@ -18,6 +18,7 @@ from speech2image.data.batches import ClassBatches, EncoderBatches, GanBatches, 
 from speech2image.data.corpus import Corpus
 from speech2image.data.cub import scan_cub
 from speech2image.data.embeddings import Embeddings
+from speech2image.data.order import addressed_rng
 from speech2image.data.pixels import CropTable, Recycled
 from speech2image.data.prepare import prepare_corpus
 from speech2image.errors import ConfigError, DataError
@@ -268,6 +269,42 @@ def test_unknown_mismatch_is_refused(corpus: Corpus, embeddings: Embeddings) -> 
 
 
 # ---- addresses --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("wrong", "step", "expected"),
+    [
+        ("other_class", 0, [[7, 8, 5, 11, 6], [14, 16, 11, 23, 13], [0, 1, 0, 7, 0]]),
+        ("other_class", 7, [[1, 11, 5, 3, 2], [2, 22, 11, 7, 4], [7, 0, 6, 10, 4]]),
+        ("other_image", 7, [[1, 11, 5, 3, 2], [2, 22, 11, 7, 4], [5, 1, 4, 10, 1]]),
+    ],
+)
+def test_gan_batches_stay_where_they_were_recorded(
+    corpus: Corpus, embeddings: Embeddings, wrong: str, step: int, expected: list[list[int]]
+) -> None:
+    batches = GanBatches(corpus, "train", embeddings, 5, 11, 32, wrong=wrong)
+    batch = batches[step]
+    assert [batch[f"{name}_index"].tolist() for name in ("image", "utterance", "wrong")] == expected
+    for name, images in (("real", expected[0]), ("wrong", expected[2])):
+        crops = batches.crops.random(np.array(images), addressed_rng(11, f"gan/crop_{name}", step))
+        assert torch.equal(batch[name], crops)
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "expected"),
+    [
+        ({}, 0, [[7, 8, 5, 11, 6], [14, 17, 11, 22, 13]]),
+        ({}, 7, [[1, 11, 5, 3, 2], [2, 22, 10, 7, 4]]),
+        ({"pool_batches": 4}, 7, [[7, 11, 11, 4, 0], [14, 22, 22, 8, 0]]),
+        ({"pairs": True}, 7, [[2, 9, 2, 1, 9], [4, 19, 5, 2, 18]]),
+        ({"augment": False}, 1, [[5, 6, 7, 8, 9], [10, 13, 14, 17, 19]]),
+    ],
+)
+def test_encoder_batches_stay_where_they_were_recorded(
+    corpus: Corpus, options: dict[str, Any], step: int, expected: list[list[int]]
+) -> None:
+    batch = EncoderBatches(corpus, "train", 5, 11, 32, 0.0, None, **options)[step]
+    assert [batch[f"{name}_index"].tolist() for name in ("image", "utterance")] == expected
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("start", [0, 7])
 def test_start_and_workers_change_nothing(

@@ -25,7 +25,7 @@ def test_whole_runs_have_no_gaps(runs: list[Path]) -> None:
 
 def test_equal_experiments_get_labels_that_differ(runs: list[Path]) -> None:
     assert [run.label for run in read_runs(runs)] == [
-        "birds_encoder", "birds_stackgan 11111111", "birds_stackgan 22222222",
+        "birds_encoder", "birds_stackgan, seed 1", "birds_stackgan, seed 2",
     ]  # fmt: skip
 
 

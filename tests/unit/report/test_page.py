@@ -83,6 +83,7 @@ def test_every_number_and_utterance_is_on_the_page(runs: list[Path], tmp_path: P
         "index.html",
         "table.md",
         "table.csv",
+        "table.tex",
     }
 
 

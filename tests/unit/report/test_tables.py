@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from speech2image.report.collect import Run, read_runs
+from speech2image.report.exports import comma_separated, markdown
 from speech2image.report.published import SOURCES, TABLES, published_for
-from speech2image.report.tables import columns, comma_separated, duration, markdown, number, parameters
+from speech2image.report.stages import Stage, stages_of
+from speech2image.report.tables import columns, duration, number, parameters
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,10 @@ def test_durations_and_parameter_counts() -> None:
 
 def _generators(runs: list[Path]) -> list[Run]:
     return [run for run in read_runs(runs) if run.stage == "gan"]
+
+
+def _stages(runs: list[Run]) -> list[Stage]:
+    return stages_of("spoken_birds", runs)
 
 
 def test_best_respects_the_direction_and_controls_are_never_best(runs: list[Path]) -> None:
@@ -64,19 +70,19 @@ def test_different_protocols_never_share_a_column(runs: list[Path]) -> None:
 
 def test_markdown_keeps_published_numbers_apart(runs: list[Path]) -> None:
     found = _generators(runs)
-    text = markdown("T", {"cub200": found}, {"cub200": published_for("cub200")})
+    text = markdown("T", {"cub200": _stages(found)}, {"cub200": published_for("cub200")})
     own, published = text.split("Published numbers, CUB-200")
     assert "9.76" in published and "9.76" not in own
-    assert "birds_stackgan 11111111" in own and "birds_stackgan" not in published
-    assert "**" in own and "(n = 480, chance 12.5 %)" in own
-    widths = [
-        {line.count("|") for line in part.splitlines() if line.startswith("|")} for part in (own, published)
-    ]
-    assert all(len(width) == 1 for width in widths)
+    assert "birds_stackgan" in own and "birds_stackgan" not in published
+    assert "±" in own and "(2 seeds, n = 480, chance 12.5 %)" in own
+    blocks = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 3, "own numbers, bounds and controls, published numbers"
+    assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in blocks)
+    assert "shuffled speech" in blocks[1] and "shuffled speech" not in blocks[0]
 
 
 def test_csv_holds_every_number_in_full(runs: list[Path]) -> None:
-    lines = list(csv.DictReader(io.StringIO(comma_separated(read_runs(runs)))))
+    lines = list(csv.DictReader(io.StringIO(comma_separated(_stages(read_runs(runs))))))
     for folder in runs:
         for metric in json.loads((folder / "metrics.json").read_text())["metrics"]:
             line = next(
@@ -90,7 +96,7 @@ def test_csv_holds_every_number_in_full(runs: list[Path]) -> None:
 def test_csv_text_is_no_formula(runs: list[Path]) -> None:
     about = json.loads((runs[0] / "run.json").read_text())
     (runs[0] / "run.json").write_text(json.dumps({**about, "experiment": "=1+1"}))
-    line = next(csv.DictReader(io.StringIO(comma_separated(read_runs(runs[:1])))))
+    line = next(csv.DictReader(io.StringIO(comma_separated(_stages(read_runs(runs[:1]))))))
     assert line["label"] == "'=1+1"
 
 

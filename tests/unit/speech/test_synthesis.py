@@ -164,6 +164,14 @@ def test_missing_library_is_one_error_with_a_remedy(
     assert "pip install" in caught.value.remedy
 
 
+def test_speech_repeats_itself_after_a_failed_opening(speaker: EspeakSpeaker, tmp_path: Path) -> None:
+    before = [_digest(speaker.speak(SENTENCE, VOICES[0])) for _ in range(2)]
+    library_path, _ = espeak.find_espeak()
+    with pytest.raises(Speech2ImageError, match="gone"), espeak.Espeak(library_path, str(tmp_path / "gone")):
+        pass
+    assert [_digest(speaker.speak(SENTENCE, VOICES[0])) for _ in range(2)] == before
+
+
 def test_unknown_engine_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="espaek") as caught:
         make_speaker("espaek")

@@ -136,6 +136,24 @@ def test_batches_pair_codes_with_their_sentences(corpus: Corpus) -> None:
     assert all(torch.equal(again[key], value) for key, value in batches[7].items())
 
 
+def test_batches_stay_where_they_were_recorded(corpus: Corpus, tmp_path: Path) -> None:
+    """Images, utterances and views of two steps; view `v` of image `i` is told by its only token, 10 i + v."""
+    writer = RaggedWriter(
+        tmp_path / "codes", [one.key for one in corpus.records("train")], np.int32, "codec x, …"
+    )
+    for image in range(9):
+        writer.append(10 * image + np.arange(1 + image % 3, dtype=np.int32)[:, None])
+    writer.commit()
+    writer.close()
+    batches = CodeBatches(corpus, "train", RaggedStore.open(tmp_path / "codes"), "x", None, 4, seed=11)
+    names = ("image_index", "utterance_index", "tokens")
+    found = [[batches[step][name].flatten().tolist() for name in names] for step in (0, 7)]
+    assert found == [
+        [[7, 6, 8, 4], [15, 13, 16, 8], [70, 60, 80, 40]],
+        [[8, 3, 2, 6], [17, 6, 4, 13], [81, 30, 21, 60]],
+    ]
+
+
 def test_codec_of_a_run_must_fit_the_corpus(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no finished codec on spoken_birds at 32 px"):
         CodecFromRun().resolve(tmp_path, "spoken_birds", 32)
