@@ -86,11 +86,12 @@ def _pooled(metrics: Sequence[Metric]) -> Metric:
         return first
     spread = t_interval([metric.value for metric in metrics if metric.value is not None])
     counts = {metric.count for metric in metrics}
+    ends = (0.0, 1.0) if first.unit == "fraction" else (-float("inf"), float("inf"))
     return replace(
         first,
         value=spread.mean,
-        low=spread.low,
-        high=spread.high,
+        low=min(max(spread.low, ends[0]), ends[1]),  # t knows nothing of the ends of a share
+        high=min(max(spread.high, ends[0]), ends[1]),
         level=0.95,
         count=first.count if len(counts) == 1 else None,
         deviation=spread.deviation,

@@ -50,7 +50,7 @@ class Sampling:
     """One evaluation of images that one sampler made.
 
     Attributes:
-        sampler: its settings, `name` and `steps` among them.
+        sampler: its settings, `name` and `steps` among them; empty: a GAN, which paints in one call.
         calls: how often the network was called for an image.
         seconds_per_image: of painting, None: not recorded.
         machine: where that was measured.
@@ -113,11 +113,11 @@ def read_metrics(
 
 
 def _sampling(about: Any, metrics: tuple[Metric, ...]) -> list[Sampling]:
-    """Return the sampler of one evaluation, where it names one."""
-    sampler = about.get("sampler") if isinstance(about, Mapping) else None
+    """Return how the images of one evaluation were painted, where that was recorded."""
     calls = number_of(about.get("network_calls")) if isinstance(about, Mapping) else None
-    if not isinstance(sampler, Mapping) or calls is None:
+    if calls is None:
         return []
+    sampler = about.get("sampler") or {}  # a GAN has none
     threads = number_of(about.get("threads"))
     machine = str(about.get("device") or "")
     machine += f", {threads:g} thread{'' if threads == 1 else 's'}" if machine == "cpu" and threads else ""
