@@ -32,6 +32,11 @@ def verb_help(verb: str, line: str) -> str:
             if len(VARIANTS[group]) > 1 and dataclasses.fields(schema):
                 parts.append(f"  {str(tag).rsplit('.', 1)[-1]}: {(schema.__doc__ or '').splitlines()[0]}")
             parts += _fields(schema, group)
+        if group == "protocol":
+            from speech2image.metrics.protocols import PROTOCOLS
+
+            parts += ["  what each fixes (split, counts, real set, networks, preparation) is written into metrics.json:"]
+            parts += [f"  {name:<24} {found.title}" for name, found in sorted(PROTOCOLS.items())]
         if group == "data":
             parts += _fields(MakeBirdsConfig, "data.make", " (spoken_birds)")
             parts += _fields(MakeDigitsConfig, "data.make", " (spoken_digits)")
