@@ -19,7 +19,7 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 from speech2image.errors import ProtocolError
 from speech2image.metrics.bootstrap import interval
 from speech2image.metrics.protocol import Metric, Protocol, measured
-from speech2image.metrics.ranking import Matrix, precisions_at, ranked_hits
+from speech2image.metrics.ranking import Matrix, precisions_at, ranked, ranked_hits
 
 _BLOCK_SCORES = 4_000_000
 
@@ -158,18 +158,24 @@ def shuffled_recall(
     ks: Sequence[int] = (1, 5, 10, 50),
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """Measure recall at the largest useful k with the ids of the queries shuffled: the control, at chance.
+    """Measure recall at the largest k with the ids of the queries shuffled: the control, at chance.
 
-    Returns: `recall/shuffled@k`; arguments as in `recall_at_k`.  A list that one id can fill (a digit with 35
-        images among the first 10) says the same as its first entry, but chance is of independent entries: k is
-        1 then.
+    Returns: `recall/shuffled@k`; arguments as in `recall_at_k`.  Its chance is that of shuffled ids in
+        this very gallery: below the one of random galleries where neighbours have one id.
     """
     labels = np.random.default_rng(seed).permutation(np.asarray(query_ids))
-    items_of_an_id = len(gallery) / len(np.unique(np.asarray(gallery_ids)))
-    depth = max((k for k in ks if items_of_an_id < k <= len(gallery)), default=1)
+    depth = max((k for k in ks if k <= len(gallery)), default=1)
     found = recall_at_k(queries, gallery, labels, gallery_ids, protocol=protocol, ks=(depth,), seed=seed)
     note = "control: queries of other items; should be at chance"
-    return renamed(found, "shuffled", note)
+    near = np.sort(np.asarray(gallery_ids)[ranked(queries, gallery, depth)], axis=1)
+    is_first = np.column_stack([np.ones(len(near), dtype=bool), near[:, 1:] != near[:, :-1]])
+    names, counts = np.unique(labels, return_counts=True)
+    share = np.where(np.isin(near, names), counts[np.searchsorted(names, near).clip(max=len(names) - 1)], 0)
+    chance = float((share * is_first).sum(axis=1).mean() / len(labels))
+    return {
+        name: dataclasses.replace(metric, chance=chance)
+        for name, metric in renamed(found, "shuffled", note).items()
+    }
 
 
 def renamed(metrics: dict[str, Metric], what: str, note: str = "") -> dict[str, Metric]:
