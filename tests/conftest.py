@@ -109,3 +109,24 @@ def tiny_flickr(workplace: Path) -> Path:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def painted_run(workplace: Path, place: tuple[str, ...]) -> dict[str, Path]:
+    """An encoder and a GAN trained two steps on a few drawn birds, and the images of its 24 test utterances."""
+    from speech2image.app.cli import main
+
+    tiny = (
+        "data.make.num_train_species=8", "data.make.num_test_species=6", "data.make.images_per_species=4",
+        "data.make.captions_per_image=2", "data.max_captions=1", f"data.root={workplace}/birds_to_evaluate",
+        "logger=none", "trainer.max_steps=2", "trainer.batch_size=8", "trainer.val_every=2",
+        "trainer.log_every=1", "callbacks.checkpoint.every=2", "callbacks.sample_grid.every=2",
+    )  # fmt: skip
+    small = (
+        "generator.gf_dim=4", "generator.df_dim=4", "generator.condition_dim=8", "generator.noise_dim=8",
+        "encoder.run=eval_sen",
+    )  # fmt: skip
+    assert main(["train", "experiment=sen_birds", "name=eval_sen", *tiny, *place]) == 0
+    assert main(["train", "experiment=stackgan_v2_birds", "name=eval_gan", *tiny, *small, *place]) == 0
+    assert main(["generate", "run=eval_gan", *place]) == 0
+    return {path.name.split("-")[0]: path for path in (workplace / "runs").glob("eval_*")}

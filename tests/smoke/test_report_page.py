@@ -49,7 +49,7 @@ class Browser:
         )
         self.process = subprocess.Popen(
             [program, *flags, f"--window-size={size}", f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=wire,  # noqa: PLW1509 - the pipes must be 3 and 4
+            preexec_fn=wire,  # noqa: PLW1509  DevTools wants descriptors 3 and 4, and the child only calls dup2
             close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_read), os.close(to_write)

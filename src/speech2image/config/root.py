@@ -30,7 +30,12 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "images": _OPTIONAL_TEXT,
         "split": str,
         "seed": int,
-        "inception": bool,
+        "seeds": (list, type(None)),
+        "bounds": bool,
+        "judge": _OPTIONAL_TEXT,
+        "classifier": bool,
+        "clip_weights": _OPTIONAL_TEXT,
+        "clip_network": str,
     },
     "report": {
         "runs": (list, str),
@@ -85,7 +90,14 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "images": "a folder of generated images with its manifest.jsonl",
         "split": "split that is scored",
         "seed": "root of bootstrap and control draws",
-        "inception": "also FID, IS and KID with the published Inception network",
+        "seeds": "seeds of generation, e.g. [0,1,2]: each painted into a folder of its own, mean and spread "
+        "reported; null: the images that are there, and as many seeds as the protocol asks for",
+        "bounds": "also bounds and controls: real halves, noise, shuffled speech, copies of training images",
+        "judge": "speech encoder for R-precision and speech queries; auto: one that did not condition the "
+        "generator, else its own, named apart; null: none",
+        "classifier": "also an inception score by a classifier trained on the corpus's training classes",
+        "clip_weights": "file with CLIP's weights: also CLIPScore of images and transcripts; null: not",
+        "clip_network": "open_clip's name of that network",
     },
     "report": {
         "runs": "run folders, or all",

@@ -274,6 +274,9 @@ class ProtocolConfig:
     """A named evaluation protocol."""
 
     name: str = option("auto", "protocol; auto: the embedded corpus's own, else offline")
+    legacy: bool | None = option(
+        None, "a released procedure with its defects or corrected; null: as the protocol's file says"
+    )
 
 
 #: The key that tells the variants of a group apart, where it is not `_target_`.

@@ -10,11 +10,12 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -32,15 +33,31 @@ class ImageSet(Dataset[Tensor]):
 
     Args:
         images: paths, arrays, or one array `(N, H, W, 3)`.
-        image_px: side every image is brought to: shorter side resized with antialiasing, then the
-            centre; images that have that size already are left alone.
+        image_px: side every image is brought to; images that have that size are left alone.
+        prepare: `crop`, shorter side resized and the centre cut; `squash`, both sides resized and the
+            aspect ignored.
+        resample: PIL filter of the resize (each antialiases).
+
+    Raises:  DataError: an image is empty, damaged or none; the message names it.
     """
 
-    def __init__(self, images: Source, image_px: int) -> None:
+    def __init__(
+        self,
+        images: Source,
+        image_px: int,
+        prepare: Literal["crop", "squash"] = "crop",
+        resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear",
+    ) -> None:
         self.images, self.image_px = images, image_px
+        self.prepare, self.resample = prepare, Image.Resampling[resample.upper()]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def preparation(self) -> str:
+        """What is done to every image, in one word for cache keys."""
+        return f"{self.prepare}{self.image_px}-{self.resample.name.lower()}"
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`, `(3, S, S)` uint8."""
@@ -48,7 +65,20 @@ class ImageSet(Dataset[Tensor]):
         image = read_image(item) if isinstance(item, (str, Path)) else np.asarray(item)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(f"image {index} has shape {image.shape} and type {image.dtype}", "")
-        return torch.from_numpy(to_square(image, self.image_px).transpose(2, 0, 1).copy())
+        square = self._square(image)
+        return torch.from_numpy(square.transpose(2, 0, 1).copy())
+
+    def _square(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        side = self.image_px
+        if image.shape[:2] == (side, side):
+            return image
+        if self.prepare == "squash":
+            return np.asarray(Image.fromarray(image).resize((side, side), self.resample))
+        if self.resample is Image.Resampling.BILINEAR:
+            return to_square(image, side)
+        height, width = image.shape[:2]
+        size = (max(side, side * width // height), max(side, side * height // width))
+        return centre_crop(np.asarray(Image.fromarray(image).resize(size, self.resample)), side)
 
     def array(self) -> npt.NDArray[np.uint8]:
         """Return all images, `(N, 3, S, S)` uint8 in memory."""
@@ -140,15 +170,15 @@ def common_size(images: Source) -> int:
 
 
 def _size(path: Path | str) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.height, image.width
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        read_image(path)  # says what is wrong with it
+        raise
 
 
 def _looks_like_image(path: Path) -> bool:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             image.load()

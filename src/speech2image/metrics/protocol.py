@@ -1,8 +1,8 @@
-"""Named evaluation protocols and the record of one measured number.
+"""The record of one measured number, and protocols by name.
 
 A number without a protocol is refused: `measured` takes the protocol, checks that it defines the
-metric, and returns the `Metric` that goes into `metrics.json`.  The arithmetic is in `scores.py`,
-`retrieval.py` and `attributes.py`; published protocols are described, not re-implemented, here.
+metric, and returns the `Metric` that goes into `metrics.json`.  The table of protocols is in
+`protocols.py`; the arithmetic is in `scores.py`, `retrieval.py` and `attributes.py`.
 """
 
 from __future__ import annotations
@@ -14,153 +14,62 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speech2image.errors import ProtocolError, nearest_names
+from speech2image.metrics.protocols import CORRECTED, CORRECTED_SUFFIX, PROTOCOLS, Protocol
+
+__all__ = ["HIGHER_IS_BETTER", "PROTOCOLS", "Metric", "Protocol", "get_protocol", "measured"]
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "fid": False,
     "kid": False,
     "inception_score": True,
+    "precision": True,
+    "recall_prdc": True,
+    "f_score": True,
+    "density": True,
+    "coverage": True,
     "recall": True,
     "map": True,
     "class_accuracy": True,
     "ap": True,
+    "r_precision": True,
+    "clip_score": True,
+    "classifier_accuracy": True,
     "attribute_accuracy": True,
     "shuffled_speech": False,
     "probe_accuracy": True,
+    "copies": False,
+    "fid_bound": False,
+    "kid_bound": False,
 }
 """Families of metrics; a metric name is `<family>`, `<family>@<k>` or `<family>/<what>`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """Everything that must be equal before two numbers may stand in one column.
-
-    Attributes:
-        name: what `protocol=` takes.
-        title: one line for tables.
-        split: split that is generated and compared.
-        real_set: which real images are the other side.
-        crop: how real images are cropped before anything else.
-        resize: how both sides reach the feature network.
-        network: feature network, `probe` (trained on real training images of the corpus) or
-            `inception-v3-compat`.
-        metrics: families of metrics it defines.
-        attributes: attributes whose mean is the headline accuracy; empty: all the probe knows.
-        samples_per_utterance: images generated for each utterance.
-        ema: generated with the averaged generator.
-        noise: how generation noise is drawn.
-        seeds: seeds of generation the protocol asks for.
-        metric_seed: seed of shuffles, subsets and resampling.
-        isc_splits: splits of the inception score, shuffled.
-        kid_subsets: subsets of KID.
-        kid_subset_size: images a subset where each side has twice as many, else half a side.
-        fid_replicates: bootstrap replicates behind the interval of FID.
-        comparable: values may be set beside published ones.
-        note: what a reader of the table must know.
-    """
-
-    name: str
-    title: str
-    split: str
-    real_set: str
-    crop: str
-    resize: str
-    network: str
-    metrics: tuple[str, ...]
-    attributes: tuple[str, ...] = ()
-    samples_per_utterance: int = 1
-    ema: bool = True
-    noise: str = "standard normal, not truncated, a function of (seed, utterance)"
-    seeds: tuple[int, ...] = (0,)
-    metric_seed: int = 2020
-    isc_splits: int = 10
-    kid_subsets: int = 100
-    kid_subset_size: int = 1000
-    fid_replicates: int = 200
-    comparable: bool = False
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the protocol as plain data for `metrics.json`."""
-        return dataclasses.asdict(self)
-
-
-_IMAGE = ("fid", "inception_score", "kid")
-_RETRIEVAL = ("recall", "map", "class_accuracy", "ap")
-_PROBE = ("attribute_accuracy", "shuffled_speech", "probe_accuracy")
-_OWN_NETWORK = (
-    "FID, IS and KID use a small network trained on this corpus: compare runs of this corpus with"
-    " each other, never with published values."
-)
-
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="spoken_birds",
-            title="Spoken birds, unseen species",
-            split="test",
-            real_set="all real images of the test species, once each",
-            crop="bounding box 0.75, as in training",
-            resize="antialiased bilinear to the probe's size, centre crop",
-            network="probe",
-            metrics=_IMAGE + _RETRIEVAL + _PROBE,
-            attributes=("body", "wing", "crown", "belly"),
-            note="An attribute counts where the utterance names it. " + _OWN_NETWORK,
-        ),
-        Protocol(
-            name="spoken_digits",
-            title="Spoken digits, unseen recordings",
-            split="test",
-            real_set="all real test digits, once each",
-            crop="none",
-            resize="antialiased bilinear to the probe's size",
-            network="probe",
-            metrics=_IMAGE + _RETRIEVAL + _PROBE,
-            attributes=("digit",),
-            note=_OWN_NETWORK,
-        ),
-        Protocol(
-            name="offline",
-            title="Own feature network (any corpus)",
-            split="test",
-            real_set="all real images of the split, once each",
-            crop="as prepared (CUB: bounding box 0.75)",
-            resize="antialiased bilinear to the probe's size, centre crop",
-            network="probe",
-            metrics=_IMAGE + _RETRIEVAL + _PROBE,
-            note=_OWN_NETWORK,
-        ),
-        Protocol(
-            name="clean",
-            title="Inception, test images only, stated preparation",
-            split="test",
-            real_set="all real images of the test split, once each; no training image",
-            crop="CUB: bounding box 0.75; other corpora: full frame",
-            resize="real: shorter side to the generated size (antialiased bilinear), centre crop;"
-            " both: TF1 bilinear to 299 inside the network",
-            network="inception-v3-compat",
-            metrics=_IMAGE + _RETRIEVAL,
-            fid_replicates=10,
-            note="The published papers do not state how they prepared real images; beside their"
-            " tables these values are an orientation, not the same protocol.",
-        ),
-    )
-}
-"""Protocols by name."""
-
-
-def get_protocol(name: str) -> Protocol:
+def get_protocol(name: str, legacy: bool | None = None) -> Protocol:
     """Return the protocol called `name`.
 
-    Raises:  ProtocolError: unknown; the message lists the nearest names.
+    Args:
+        name: a key of `PROTOCOLS`, or one with `-corrected` behind it.
+        legacy: True: the released procedure with its defects; False: the corrected variant, whose
+            name ends in `-corrected`; None: what the name says.
+
+    Raises:  ProtocolError: unknown (the message lists the nearest names), or `legacy=True` for a
+        protocol that has no legacy form.
     """
-    if name in PROTOCOLS:
-        return PROTOCOLS[name]
-    near = nearest_names(name, PROTOCOLS) or sorted(PROTOCOLS)
-    raise ProtocolError(
-        f"there is no evaluation protocol '{name}'",
-        f"Use protocol={' or protocol='.join(near)} (all: {', '.join(sorted(PROTOCOLS))}).",
-    )
+    base = name.removesuffix(CORRECTED_SUFFIX)
+    is_corrected = base != name
+    if base not in PROTOCOLS or (is_corrected and base not in CORRECTED):
+        near = nearest_names(name, PROTOCOLS) or sorted(PROTOCOLS)
+        raise ProtocolError(
+            f"there is no evaluation protocol '{name}'",
+            f"Use protocol={' or protocol='.join(near)} (all: {', '.join(sorted(PROTOCOLS))}).",
+        )
+    if legacy and base not in CORRECTED:
+        raise ProtocolError(
+            f"the protocol '{base}' has no legacy form: no released procedure stands behind it",
+            f"Leave protocol.legacy out, or use one that has: protocol={' or protocol='.join(CORRECTED)}.",
+        )
+    wants_corrected = is_corrected if legacy is None else not legacy
+    return CORRECTED[base] if wants_corrected and base in CORRECTED else PROTOCOLS[base]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ accuracy and S2IGAN's one-query-per-class mAP are here too.  Features are made b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,18 +19,9 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 from speech2image.errors import ProtocolError
 from speech2image.metrics.bootstrap import interval
 from speech2image.metrics.protocol import Metric, Protocol, measured
+from speech2image.metrics.ranking import Matrix, precisions_at, ranked_hits
 
-Matrix = Tensor | npt.NDArray[Any]
 _BLOCK_SCORES = 4_000_000
-
-
-def cosine_scores(queries: Matrix, gallery: Matrix) -> Tensor:
-    """Return cosine similarities `(Q, G)` float64 of rows of `(Q, D)` and `(G, D)`.
-
-    Source:  S2IGAN `Recall_evaluate.py`: 1e-10 is added to each entry, then rows are normalised.
-    """
-    left, right = (torch.as_tensor(x).detach().cpu().double() + 1e-10 for x in (queries, gallery))
-    return torch.nn.functional.normalize(left) @ torch.nn.functional.normalize(right).T
 
 
 def chance_recall(num_relevant: npt.ArrayLike, gallery: int, k: int) -> float:
@@ -97,7 +89,7 @@ def recall_at_k(
     query_labels, gallery_labels = _check(queries, gallery, query_ids, gallery_ids)
     usable = [k for k in ks if k <= len(gallery_labels)]
     depth = max(usable)
-    hits_in_order = _ranked_hits(queries, gallery, query_labels, gallery_labels, depth)
+    hits_in_order = torch.from_numpy(ranked_hits(queries, gallery, query_labels, gallery_labels, depth))
     relevant = (query_labels[:, None] == np.unique(gallery_labels)[None]).astype(np.int64)
     relevant = relevant @ np.unique(gallery_labels, return_counts=True)[1]
     result = {}
@@ -136,7 +128,7 @@ def mean_average_precision(
     Source:  torchmetrics; S2IGAN `mAP_evaluate.py` (every gallery item of the class is relevant).
     """
     query_labels, gallery_labels = _check(queries, gallery, query_ids, gallery_ids)
-    hits_in_order = _ranked_hits(queries, gallery, query_labels, gallery_labels, len(gallery_labels))
+    hits_in_order = torch.from_numpy(ranked_hits(queries, gallery, query_labels, gallery_labels))
     values = _each_value(RetrievalMAP(empty_target_action="neg", aggregation=_each_query), hits_in_order)
     relevant = (query_labels[:, None] == gallery_labels[None]).sum(axis=1)
     spread = interval(values, seed=seed, groups=query_labels if groups is None else groups)
@@ -154,6 +146,77 @@ def mean_average_precision(
         queries_without_answer=int((relevant == 0).sum()),
     )
     return {"map": record}
+
+
+def shuffled_recall(
+    queries: Matrix,
+    gallery: Matrix,
+    query_ids: npt.ArrayLike,
+    gallery_ids: npt.ArrayLike,
+    *,
+    protocol: Protocol | None,
+    ks: Sequence[int] = (1, 5, 10, 50),
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """Measure recall at the largest useful k with the ids of the queries shuffled: the control, at chance.
+
+    Returns: `recall/shuffled@k`; arguments as in `recall_at_k`.  A list that one id can fill (a digit with 35
+        images among the first 10) says the same as its first entry, but chance is of independent entries: k is
+        1 then.
+    """
+    labels = np.random.default_rng(seed).permutation(np.asarray(query_ids))
+    items_of_an_id = len(gallery) / len(np.unique(np.asarray(gallery_ids)))
+    depth = max((k for k in ks if items_of_an_id < k <= len(gallery)), default=1)
+    found = recall_at_k(queries, gallery, labels, gallery_ids, protocol=protocol, ks=(depth,), seed=seed)
+    note = "control: queries of other items; should be at chance"
+    return renamed(found, "shuffled", note)
+
+
+def renamed(metrics: dict[str, Metric], what: str, note: str = "") -> dict[str, Metric]:
+    """Return metrics under names with `/<what>` behind the family: `recall@5` is `recall/<what>@5` then."""
+    result = {}
+    for metric in metrics.values():
+        family, mark, depth = metric.name.partition("@")
+        name = f"{family.split('/')[0]}/{what}{mark}{depth}"
+        result[name] = dataclasses.replace(metric, name=name, note=note or metric.note)
+    return result
+
+
+def precision_at_k(
+    queries: Matrix,
+    gallery: Matrix,
+    query_ids: npt.ArrayLike,
+    gallery_ids: npt.ArrayLike,
+    *,
+    protocol: Protocol | None,
+    ks: Sequence[int] = (1, 5, 10),
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """Measure the share of relevant items among the k nearest; arguments as in `recall_at_k`.
+
+    Returns: `ap@k` to its metric.
+    Source:  S2IGAN `mAP_evaluate.py`, which prints it as R@k.
+    """
+    query_labels, gallery_labels = _check(queries, gallery, query_ids, gallery_ids)
+    usable = [k for k in ks if k <= len(gallery_labels)]
+    hits = ranked_hits(queries, gallery, query_labels, gallery_labels, max(usable))
+    share = (query_labels[:, None] == gallery_labels[None]).mean()
+    result = {}
+    for k in usable:
+        spread = interval(precisions_at(hits, k), seed=seed, groups=query_labels)
+        result[f"ap@{k}"] = measured(
+            protocol,
+            f"ap@{k}",
+            spread.value,
+            low=spread.low,
+            high=spread.high,
+            level=spread.level,
+            count=len(hits),
+            unit="fraction",
+            chance=float(share),
+            gallery=len(gallery_labels),
+        )
+    return result
 
 
 def sen_mean_average_precision(
@@ -259,24 +322,6 @@ def _check(
             "Check that queries and gallery use the same ids (class numbers or image keys).",
         )
     return query_labels, gallery_labels
-
-
-def _ranked_hits(
-    queries: Matrix,
-    gallery: Matrix,
-    query_labels: npt.NDArray[Any],
-    gallery_labels: npt.NDArray[Any],
-    depth: int,
-) -> Tensor:
-    """Return which of the `depth` nearest gallery items are relevant, best first, `(Q, depth)`."""
-    step = max(1, _BLOCK_SCORES // len(gallery_labels))
-    hits = []
-    for start in range(0, len(query_labels), step):
-        block = cosine_scores(queries[start : start + step], gallery)
-        best = block.sort(dim=1, descending=True, stable=True).indices[:, :depth].numpy()
-        found = gallery_labels[best] == query_labels[start : start + step, None]
-        hits.append(torch.from_numpy(found))
-    return torch.cat(hits)
 
 
 def _each_value(measure: RetrievalHitRate | RetrievalMAP, hits: Tensor) -> npt.NDArray[np.float64]:

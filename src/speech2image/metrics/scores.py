@@ -1,65 +1,37 @@
-"""FID, IS and KID of a set of generated images, with intervals and counts.
+"""FID, IS, KID, precision, recall, density and coverage of generated images, with intervals and counts.
 
-The arithmetic is torch-fidelity's; features are extracted once and shared by the three.  Intervals:
-FID by resampling features, KID by its subsets, IS by its splits.  Which images, which network and
-which sizes is the protocol's business (`protocol.py`).
+Features are extracted once and shared; where only FID (and IS) is asked for, moments are streamed and
+nothing is kept.  Intervals: FID by its influence on every image, KID by its subsets, IS by its splits,
+the others by resampling images.  Which images, network and sizes is the protocol's business.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from tqdm import tqdm
 
 from speech2image.errors import ProtocolError
-from speech2image.metrics.bootstrap import resampling_counts
+from speech2image.metrics.bootstrap import interval, percentile_ends, replicate_statistic
+from speech2image.metrics.features import Cache, Features, extract, real_features
+from speech2image.metrics.frechet import frechet_distance, frechet_influences, moments_distance
 from speech2image.metrics.imageset import ImageSet, Source, common_size
+from speech2image.metrics.inception_score import inception_score
+from speech2image.metrics.kernel import kernel_distance
+from speech2image.metrics.neighbours import Neighbourhoods, f_score, neighbourhoods
 from speech2image.metrics.networks import FeatureNetwork
 from speech2image.metrics.protocol import Metric, Protocol, measured
 
+__all__ = ["Cache", "Features", "extract", "feature_scores", "frechet_distance", "image_scores"]
+
 _Z95 = NormalDist().inv_cdf(0.975)
-_MANY_IMAGES = 2000
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a feature network said about a set: `features` `(N, F)` and `logits` `(N, classes)`."""
-
-    features: Tensor
-    logits: Tensor
-
-
-@torch.no_grad()
-def extract(network: FeatureNetwork, images: ImageSet, batch_size: int = 64, what: str = "img") -> Features:
-    """Run a feature network over a set of images, in order.
-
-    Args:
-        network: the feature network.
-        images: images of one size.
-        batch_size: images a batch.
-        what: word for the progress bar.
-    """
-    device = next(network.extractor.parameters()).device
-    workers = 2 if len(images) > _MANY_IMAGES else 0
-    features, logits = [], []
-    with tqdm(total=len(images), unit="img", desc=f"features of {what}", disable=None) as bar:
-        for batch in DataLoader(images, batch_size=batch_size, num_workers=workers):
-            found = network(batch.to(device))
-            features.append(found[0].cpu())
-            logits.append(found[1].cpu())
-            bar.update(len(batch))
-    return Features(torch.cat(features), torch.cat(logits))
+_NEIGHBOURS = ("precision", "recall_prdc", "f_score", "density", "coverage")
+_PREPARED_PX = 256
 
 
 def image_scores(
@@ -68,92 +40,128 @@ def image_scores(
     *,
     protocol: Protocol | None,
     network: FeatureNetwork,
-    batch_size: int = 64,
+    isc_network: FeatureNetwork | None = None,
+    cache: Cache | Path | None = None,
+    groups: npt.ArrayLike | None = None,
 ) -> dict[str, Metric]:
-    """Measure FID, IS and KID of generated against real images under a protocol.
+    """Measure how close generated images are to real ones, under a protocol.
 
     Args:
         generated: files or arrays, all of one square size.
-        real: files or arrays as prepared (boxes cropped); resized as the protocol says.
-        protocol: defines metrics, splits, subsets and seeds.
-        network: `probe_network(...)` or `inception_network(...)`; must be the protocol's kind.
-        batch_size: images a batch.
+        real: files or arrays, boxes cropped as the protocol says; resized here.
+        protocol: defines metrics (those of its `metrics` that are of images), splits, subsets, seeds.
+        network: `open_network(...)` or `probe_network(...)`; must be the protocol's kind.
+        isc_network: network of the inception score where the protocol names another one.
+        cache: where statistics of real images are kept; None: nowhere.
+        groups: `(N,)` what was generated for one image or class: drawn together in intervals.
 
-    Returns: `fid`, `inception_score` and `kid`.
+    Returns: `fid`, `inception_score`, `kid`, `precision`, `recall_prdc`, `f_score`, `density`, `coverage`,
+        as far as the protocol defines them.
     Raises:  ProtocolError: no protocol, another network than it names, too few images, sizes mixed.
+        DataError: an image is empty, damaged or none.
     """
-    if protocol is None:
-        raise ProtocolError(
-            "FID, IS and KID were asked for without a protocol", "Name one: protocol=offline."
-        )
-    if protocol.network != network.name:
-        raise ProtocolError(
-            f"protocol '{protocol.name}' uses the network {protocol.network}, not {network.name}",
-            "Choose the protocol that belongs to the network.",
-        )
+    protocol = _required(protocol)
+    _check_networks(protocol, network, isc_network)
     _check_counts(protocol, len(generated), len(real))
-    image_px = network.image_px or common_size(generated)
-    fake = extract(network, ImageSet(generated, image_px), batch_size, "generated images")
-    true = extract(network, ImageSet(real, image_px), batch_size, "real images")
+    image_px = common_size(generated) if network.image_px is None else network.image_px
+    fake_set, true_set = prepared_sets(generated, real, protocol, image_px)
+    keep = _needs_rows(protocol, len(generated), len(real))
+    wants_score = "inception_score" in protocol.metrics
+    own_logits = wants_score and (isc_network is None or isc_network.name == network.name)
+    fake = extract(network, fake_set, "generated images", keep=keep, logits=own_logits)
+    if wants_score and not own_logits:
+        assert isc_network is not None
+        scored = extract(isc_network, fake_set, f"generated images ({isc_network.name})", keep=False)
+        fake = Features(fake.features, scored.logits, fake.moments)
     return feature_scores(
         fake,
-        true,
+        real_features(network, true_set, cache, keep),
         protocol=protocol,
+        groups=groups,
         image_px=image_px,
+        preparation=true_set.preparation,
         network=network.name,
         weight_hash=network.weight_hash,
+        isc_network=network.name if own_logits or isc_network is None else isc_network.name,
     )
 
 
+def prepared_sets(
+    generated: Source, real: Source, protocol: Protocol, image_px: int
+) -> tuple[ImageSet, ImageSet]:
+    """Return both sides as the protocol brings them to squares.
+
+    Args:    image_px: side of the generated images, or of the network where it has one.
+    """
+    if protocol.prepare == "squash256":
+        sides = [ImageSet(side, _PREPARED_PX, "squash", protocol.real_resize) for side in (generated, real)]
+        return sides[0], sides[1]
+    real_px = _PREPARED_PX if protocol.prepare == "short256_crop" else image_px
+    return ImageSet(generated, image_px), ImageSet(real, real_px, "crop", protocol.real_resize)
+
+
 def feature_scores(
-    fake: Features, true: Features, *, protocol: Protocol | None, **details: Any
+    fake: Features,
+    true: Features,
+    *,
+    protocol: Protocol | None,
+    groups: npt.ArrayLike | None = None,
+    **details: Any,
 ) -> dict[str, Metric]:
-    """Measure FID, IS and KID on extracted features; `details` are recorded with each.
+    """Measure everything of `image_scores` on extracted features; `details` are recorded with each.
 
     Raises:  ProtocolError: as in `image_scores`.
     """
-    if protocol is None:
-        raise ProtocolError(
-            "FID, IS and KID were asked for without a protocol", "Name one: protocol=offline."
-        )
-    _check_counts(protocol, len(fake.features), len(true.features))
-    details |= {"generated": len(fake.features), "real": len(true.features), "seed": protocol.metric_seed}
-    return {
-        "fid": _fid(fake.features, true.features, protocol, details),
-        "inception_score": _inception_score(fake.logits, protocol, details),
-        "kid": _kid(fake.features, true.features, protocol, details),
-    }
+    protocol = _required(protocol)
+    _check_counts(protocol, len(fake), len(true))
+    details |= {"generated": len(fake), "real": len(true), "seed": protocol.metric_seed}
+    found: dict[str, Metric] = {}
+    if "inception_score" in protocol.metrics:
+        found["inception_score"] = _inception_score(fake, protocol, details)
+    labels = None if groups is None else np.asarray(groups)
+    if protocol.equal_counts and fake.features is not None and true.features is not None:
+        count = min(len(fake), len(true))
+        rows, fake = _drawn(fake, count, protocol.metric_seed)
+        labels = None if labels is None else labels[rows]
+        _, true = _drawn(true, count, protocol.metric_seed)
+        details |= {"equal_counts": count}
+    if "fid" in protocol.metrics:
+        found["fid"] = _fid(fake, true, protocol, labels, details)
+    if "kid" in protocol.metrics:
+        found["kid"] = _kid(fake, true, protocol, details)
+    if any(name in protocol.metrics for name in _NEIGHBOURS):
+        found |= _neighbours(fake, true, protocol, labels, details)
+    first = [name for name in ("fid", "inception_score", "kid") if name in found]
+    return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
 
 
-def frechet_distance(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
-    """Return the Fréchet distance of two feature sets, `(N, F)` and `(M, F)`, by one SVD.
-
-    The trace of the root of the product of covariances is the nuclear norm of the product of the
-    centred matrices, so no matrix root is needed and few samples are no special case.
-
-    Source:  Heusel et al. 2017, eq. 6.  Differs: arithmetic only, equal to ten digits in float64.
-    Cost:    one singular value decomposition of order min(N, M, F).
-    """
-    left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    distance = float(((left.mean(axis=0) - right.mean(axis=0)) ** 2).sum())
-    left, right = (side - side.mean(axis=0) for side in (left, right))
-    left, right = (side / math.sqrt(len(side) - 1) for side in (left, right))
-    small_left, small_right = (_triangle(side) for side in (left, right))
-    nuclear = float(np.linalg.svd(small_left @ small_right.T, compute_uv=False).sum())
-    return distance + float((left**2).sum() + (right**2).sum()) - 2 * nuclear
+def _drawn(side: Features, count: int, seed: int) -> tuple[npt.NDArray[np.int64], Features]:
+    """Return `count` rows drawn by seed, in their order; all of them where there are no more."""
+    assert side.features is not None
+    if len(side.features) == count:
+        return np.arange(count), side
+    rows = np.sort(np.random.RandomState(seed).permutation(len(side.features))[:count])
+    return rows, Features(side.features[torch.from_numpy(rows)])
 
 
-def _triangle(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the smaller matrix of equal Gram matrix: the R factor of a tall one."""
-    if len(matrix) <= matrix.shape[1]:
-        return matrix
-    return np.asarray(np.linalg.qr(matrix, mode="r"))
-
-
-def _fid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]) -> Metric:
-    statistics = [fid_features_to_statistics(side) for side in (fake, true)]
-    value = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    spread = _fid_spread(fake, true, protocol)
+def _fid(
+    fake: Features,
+    true: Features,
+    protocol: Protocol,
+    groups: npt.NDArray[Any] | None,
+    details: dict[str, Any],
+) -> Metric:
+    spread = None
+    if fake.features is None or true.features is None:
+        value = moments_distance(*fake.mean_and_covariance(), *true.mean_and_covariance())
+        width = len(fake.mean_and_covariance()[0])
+    else:
+        width = fake.features.shape[1]
+        if protocol.fid_interval:
+            distance = frechet_influences(fake.features, true.features)
+            value, spread = distance.value, _Z95 * distance.deviation(groups)
+        else:
+            value = frechet_distance(fake.features, true.features)
     return measured(
         protocol,
         "fid",
@@ -161,65 +169,52 @@ def _fid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]
         low=None if spread is None else max(0.0, value - spread),
         high=None if spread is None else value + spread,
         count=len(fake),
-        note="interval: spread over resampled images; FID of few images is biased upwards",
-        feature_dim=fake.shape[1],
-        singular=min(len(fake), len(true)) <= fake.shape[1],
-        replicates=protocol.fid_replicates,
+        note="interval: sampling of the images (infinitesimal jackknife); FID of few images is biased upwards",
+        feature_dim=width,
+        singular=min(len(fake), len(true)) <= width,
         **details,
     )
 
 
-def _fid_spread(fake: Tensor, true: Tensor, protocol: Protocol) -> float | None:
-    """Return half the width of the interval of FID from resampled features of both sides."""
-    if protocol.fid_replicates < 2:
-        return None
-    resampled = []
-    for index, side in enumerate((fake, true)):
-        rows = np.asarray(side, dtype=np.float64)
-        blocks = resampling_counts(len(rows), protocol.fid_replicates, protocol.metric_seed + index)
-        counts = np.concatenate(list(blocks)).astype(np.int64)
-        resampled.append((rows, counts))
-    (left, left_counts), (right, right_counts) = resampled
-    draws = [
-        frechet_distance(left.repeat(drawn, axis=0), right.repeat(other, axis=0))
-        for drawn, other in zip(left_counts, right_counts, strict=True)
-    ]
-    return _Z95 * float(np.std(draws))
-
-
-def _inception_score(logits: Tensor, protocol: Protocol, details: dict[str, Any]) -> Metric:
-    found = isc_features_to_metric(logits, protocol.isc_splits, True, protocol.metric_seed)
-    value, deviation = found["inception_score_mean"], found["inception_score_std"]
-    spread = _Z95 * deviation / math.sqrt(protocol.isc_splits - 1)
+def _inception_score(fake: Features, protocol: Protocol, details: dict[str, Any]) -> Metric:
+    if fake.logits is None:
+        raise ProtocolError("an inception score was asked for without logits", "Extract them too.")
+    value, deviation = inception_score(
+        fake.logits,
+        protocol.isc_splits,
+        shuffle_seed=protocol.metric_seed if protocol.isc_shuffle else None,
+        drop_rest=protocol.isc_drop_rest,
+        batch=protocol.isc_batch,
+    )
+    spread = _Z95 * deviation / math.sqrt(max(1, protocol.isc_splits - 1))
+    order = "shuffled splits" if protocol.isc_shuffle else "contiguous splits in file order"
     return measured(
         protocol,
         "inception_score",
         value,
         low=value - spread,
         high=value + spread,
-        count=len(logits),
+        count=len(fake.logits),
         chance=1.0,
-        note=f"mean of {protocol.isc_splits} shuffled splits; published tables give their deviation",
+        note=f"mean of {protocol.isc_splits} {order}; published tables give their deviation",
         splits=protocol.isc_splits,
         split_deviation=deviation,
-        num_classes=logits.shape[1],
+        num_classes=fake.logits.shape[1],
         **details,
     )
 
 
-def _kid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]) -> Metric:
+def _kid(fake: Features, true: Features, protocol: Protocol, details: dict[str, Any]) -> Metric:
+    assert fake.features is not None and true.features is not None
     smaller = min(len(fake), len(true))
     size = protocol.kid_subset_size if smaller >= 2 * protocol.kid_subset_size else smaller // 2
-    found = kid_features_to_metric(
-        fake,
-        true,
-        kid_subsets=protocol.kid_subsets,
-        kid_subset_size=size,
-        rng_seed=protocol.metric_seed,
-        verbose=False,
+    value, deviation = kernel_distance(
+        fake.features,
+        true.features,
+        subsets=protocol.kid_subsets,
+        subset_size=size,
+        seed=protocol.metric_seed,
     )
-    value = found["kernel_inception_distance_mean"]
-    deviation = found["kernel_inception_distance_std"]
     spread = _Z95 * deviation * math.sqrt(size / (smaller - size))
     return measured(
         protocol,
@@ -228,7 +223,6 @@ def _kid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]
         low=value - spread,
         high=value + spread,
         count=len(fake),
-        chance=None,
         note="unbiased, so it may be slightly negative; interval from its subsets (delete-d jackknife)",
         subsets=protocol.kid_subsets,
         subset_size=size,
@@ -237,11 +231,110 @@ def _kid(fake: Tensor, true: Tensor, protocol: Protocol, details: dict[str, Any]
     )
 
 
+def _neighbours(
+    fake: Features,
+    true: Features,
+    protocol: Protocol,
+    groups: npt.NDArray[Any] | None,
+    details: dict[str, Any],
+) -> dict[str, Metric]:
+    assert fake.features is not None and true.features is not None
+    found = neighbourhoods(fake.features, true.features, protocol.prc_k, protocol.prdc_k)
+    result = {}
+    for name, values, k, what in (
+        ("precision", found.precision, protocol.prc_k, "generated images near a real one"),
+        ("recall_prdc", found.recall, protocol.prc_k, "real images near a generated one"),
+        ("density", found.density, protocol.prdc_k, "real neighbourhoods around a generated image, over k"),
+        ("coverage", found.coverage, protocol.prdc_k, "real neighbourhoods that hold a generated image"),
+    ):
+        if name in protocol.metrics:
+            labels = groups if len(values) == len(fake) and name in ("precision", "density") else None
+            spread = interval(values, seed=protocol.metric_seed, groups=labels)
+            result[name] = measured(
+                protocol,
+                name,
+                spread.value,
+                low=spread.low,
+                high=spread.high,
+                level=spread.level,
+                count=len(fake),
+                unit="" if name == "density" else "fraction",
+                note=f"{what}; k = {k}; interval: images resampled, neighbourhoods held fixed",
+                neighbour=k,
+                **details,
+            )
+    if "f_score" in protocol.metrics:
+        result["f_score"] = _f_score(found, protocol, groups, details)
+    return result
+
+
+def _f_score(
+    found: Neighbourhoods, protocol: Protocol, groups: npt.NDArray[Any] | None, details: dict[str, Any]
+) -> Metric:
+    draws = [
+        replicate_statistic(
+            lambda counts, hits=hits: (counts @ hits) / counts.sum(axis=1),  # type: ignore[misc]
+            len(hits),
+            seed=protocol.metric_seed + index,
+            groups=labels,
+        )
+        for index, (hits, labels) in enumerate(((found.precision, groups), (found.recall, None)))
+    ]
+    replicates = np.array([f_score(p, r) for p, r in zip(*draws, strict=True)])
+    low, high = percentile_ends(replicates, found.f_score)
+    return measured(
+        protocol,
+        "f_score",
+        found.f_score,
+        low=low,
+        high=high,
+        count=len(found.precision),
+        unit="fraction",
+        note=f"harmonic mean of precision and recall; k = {protocol.prc_k}",
+        neighbour=protocol.prc_k,
+        **details,
+    )
+
+
+def _required(protocol: Protocol | None) -> Protocol:
+    if protocol is None:
+        raise ProtocolError(
+            "FID, IS and KID were asked for without a protocol", "Name one: protocol=offline."
+        )
+    return protocol
+
+
+def _needs_rows(protocol: Protocol, generated: int, real: int) -> bool:
+    if any(name in protocol.metrics for name in ("kid", *_NEIGHBOURS)):
+        return True
+    unequal = protocol.equal_counts and generated != real
+    return "fid" in protocol.metrics and (protocol.fid_interval or unequal)
+
+
+def _check_networks(protocol: Protocol, network: FeatureNetwork, isc_network: FeatureNetwork | None) -> None:
+    if protocol.network != network.name:
+        raise ProtocolError(
+            f"protocol '{protocol.name}' uses the network {protocol.network}, not {network.name}",
+            "Choose the protocol that belongs to the network.",
+        )
+    wanted = protocol.isc_network or protocol.network
+    given = network.name if isc_network is None else isc_network.name
+    if "inception_score" in protocol.metrics and given != wanted:
+        raise ProtocolError(
+            f"protocol '{protocol.name}' takes its inception score from the network {wanted}, not {given}",
+            "Put its weight file into the weights folder, or type protocol.legacy=false.",
+        )
+
+
 def _check_counts(protocol: Protocol, generated: int, real: int) -> None:
-    needed = max(4, 2 * protocol.isc_splits)
-    if generated < needed or real < 4:
+    nearest = 4
+    if any(name in protocol.metrics for name in _NEIGHBOURS):
+        nearest = max(4, protocol.prc_k + 1, protocol.prdc_k + 1)
+    splits = protocol.isc_splits if "inception_score" in protocol.metrics else 0
+    needed = max(nearest, 2 * splits)
+    if generated < needed or real < nearest:
         raise ProtocolError(
             f"protocol '{protocol.name}' needs at least {needed} generated images (two for each of"
-            f" {protocol.isc_splits} splits) and 4 real ones, found {generated} and {real}",
+            f" {splits} splits) and {nearest} real ones, found {generated} and {real}",
             "Generate for the whole split: speech2image generate run=<run folder>.",
         )
