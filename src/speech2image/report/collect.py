@@ -121,6 +121,7 @@ def _read_run(folder: Path, about: Mapping[str, Any]) -> Run:
     config = _parsed(config_text)
     stage = str(about.get("stage") or "unknown")
     metrics, metric_files, samplings = read_metrics(folder, run_id, gaps)
+    items = read_items(folder, metric_files, gaps)
     grids = _read_grids(folder)
     paintings: dict[str, tuple[Painting, ...]] = {}
     if stage != "encoder":
@@ -152,7 +153,7 @@ def _read_run(folder: Path, about: Mapping[str, Any]) -> Run:
         seed=seed_of(config),
         settings=defining_settings(config),
         input=spoken_input(config, folder) if stage != "codec" else "",
-        items=read_items(folder, metric_files, gaps),
+        items=items,
     )
 
 

@@ -32,9 +32,10 @@ QUALITY = ("fid", "kid", "attribute_accuracy", "inception_score", "precision", "
 
 @dataclass(frozen=True)
 class Point:
-    """One run: where it stands, its interval, its colour and what the pointer reads on it."""
+    """One run of a method: where it stands, its interval, its colour and what the pointer reads on it."""
 
     label: str
+    method: str
     colour: str
     cost: float
     value: float
@@ -76,11 +77,12 @@ def compute_figures(stage: Stage, colours: Mapping[Run, str]) -> list[Figure]:
     if found and all(has_processor):
         training, axis = (lambda run: costs_of(run).train_cpu_seconds), "processor time of training"
     title = f"{head.title} {head.arrow}".strip()
+    looks = {run: (group.label, colours[run]) for group in stage.groups for run in group.runs}
     painting: Cost = lambda run: costs_of(run).seconds_per_image
     made = [
-        _figure(title, axis, _lacking(found, training, note), _points(found, training, colours)),
+        _figure(title, axis, _lacking(found, training, note), _points(found, training, looks)),
         _figure(title, "time to paint an image", _lacking(found, painting, _machines(found)),
-                _points(found, painting, colours)),
+                _points(found, painting, looks)),
     ]  # fmt: skip
     return [figure for figure in made if figure is not None]
 
@@ -101,7 +103,9 @@ def _machines(found: Sequence[tuple[Run, Metric]]) -> str:
     return f"Timed on {' and '.join(machines)}." if machines else ""
 
 
-def _points(found: Sequence[tuple[Run, Metric]], cost: Cost, colours: Mapping[Run, str]) -> list[Point]:
+def _points(
+    found: Sequence[tuple[Run, Metric]], cost: Cost, looks: Mapping[Run, tuple[str, str]]
+) -> list[Point]:
     points = []
     for run, metric in found:
         spent = cost(run)
@@ -111,8 +115,9 @@ def _points(found: Sequence[tuple[Run, Metric]], cost: Cost, colours: Mapping[Ru
         low = metric.value if metric.low is None else metric.low
         high = metric.value if metric.high is None else metric.high
         about = f"{run.label}: {number(metric.value, metric.unit)} after {duration(spent)}"
-        points.append(Point(run.label, colours[run], spent, metric.value * scale, low * scale, high * scale,
-                            about))  # fmt: skip
+        points.append(
+            Point(run.label, *looks[run], spent, metric.value * scale, low * scale, high * scale, about)
+        )
     return points
 
 
@@ -182,9 +187,12 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> l
     """Write names where they fit; a name that fits nowhere is left to the pointer and the legend."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     written = []
-    order = range(len(points)) if len(points) <= MAX_LABELS else ()
-    for place in order:
-        (x, y), name = places[place], points[place].label
+    names = {place: point.label for place, point in enumerate(points)}
+    if len(points) > MAX_LABELS:  # too many: one name a method, beside its first run
+        firsts = {point.method: place for place, point in reversed(list(enumerate(points)))}
+        names = {place: method for method, place in firsts.items()}
+    for place, name in names.items():
+        x, y = places[place]
         width = LETTER_PX * len(name) + 4
         sides = ((x + 9, y + 4), (x - 9 - width, y + 4), (x - width / 2, y - 10), (x - width / 2, y + 20),
                  (x + 9, y - 10), (x + 9, y + 18), (x - 9 - width, y - 10), (x - 9 - width, y + 18))  # fmt: skip

@@ -120,7 +120,7 @@ def _number_charts(sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for group in ("charts", "rates", "time_charts"):
                 numbered = []
                 for chart in stage[group]:
-                    numbered.append({"index": len(charts), "title": chart.title, "kind": chart.kind,
+                    numbered.append({"index": len(charts), "title": chart.title, "kind": chart.kind, "unit": chart.unit,
                                      "svg": Markup(chart.svg)})  # fmt: skip
                     charts.append(chart)
                 stage[group] = numbered

@@ -63,6 +63,9 @@ def student_t_cdf(t: float, df: float) -> float:
     >>> round(student_t_cdf(2.776445, 4), 6)
     0.975
     """
+    if t * t < df:  # near the middle the tail's argument is close to 1 and has lost its digits
+        aside = 0.5 * _incomplete_beta(0.5, df / 2.0, t * t / (df + t * t))
+        return 0.5 + (aside if t > 0 else -aside)
     tail = 0.5 * _incomplete_beta(df / 2.0, 0.5, df / (df + t * t))
     return 1.0 - tail if t > 0 else tail
 
@@ -114,7 +117,8 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Spread:
     (2.0, 1.0, -0.484, 4.484)
     """
     array = np.asarray(values, dtype=np.float64)
-    mean, deviation = float(array.mean()), float(array.std(ddof=1))
+    mean = float(array.mean())
+    deviation = 0.0 if np.ptp(array) == 0 else float(array.std(ddof=1))  # equal values leave no rounding
     half = student_t_quantile(0.5 + level / 2.0, len(array) - 1) * deviation / math.sqrt(len(array))
     return Spread(mean, deviation, mean - half, mean + half, len(array))
 
@@ -129,10 +133,11 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     value = float(a.mean() - b.mean())
-    parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
+    parts = np.array([0.0 if np.ptp(one) == 0 else one.var(ddof=1) / len(one) for one in (a, b)])
     count = len(a) + len(b)
     error = math.sqrt(float(parts.sum()))
-    if error <= 1e-12 * max(abs(float(a.mean())), abs(float(b.mean()))):  # equal to rounding, all of them
+    if error == 0.0:
+        value = value if a[0] != b[0] else 0.0
         return Difference(value, value, value, level, 1.0 if value == 0 else 0.0, count, count)
     df = float(parts.sum() ** 2 / (parts**2 / np.array([len(a) - 1, len(b) - 1])).sum())
     half = student_t_quantile(0.5 + level / 2.0, df) * error

@@ -102,6 +102,8 @@ def _column(by_row: Mapping[int, Metric], num_rows: int) -> Column:
     top = max(values.values(), default=None)
     is_race = len(values) > 1 and not is_control(some.name)
     leaders = [position for position, value in values.items() if value == top] if is_race else []
+    if len(leaders) == len(values):  # all alike: nobody leads
+        leaders = []
     cells: list[Cell | None] = []
     for position in range(num_rows):
         metric = by_row.get(position)

@@ -68,7 +68,7 @@ TEMPLATE = """
 
 {%- macro chart_figure(chart) -%}
 <figure data-chart="{{ chart.index }}"><figcaption><span>{{ chart.title }}</span>
-<small>{{ "validation" if chart.kind == "val" else "training" }}</small></figcaption>
+<small>{{ "validation" if chart.kind == "val" else "training" }}{% if chart.unit != "step" %}, {{ chart.unit }}{% endif %}</small></figcaption>
 {{ chart.svg }}</figure>
 {%- endmacro -%}
 
