@@ -17,7 +17,8 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "experiments").glob("*/
 
 def commands(page: Path) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    whole = [block.replace("\\\n", "") for block in blocks]  # a line that ends in a backslash goes on
+    lines = [line.split("  #")[0].strip() for block in whole for line in block.splitlines()]
     return [line for line in lines if line.startswith("speech2image ")]
 
 
@@ -28,7 +29,21 @@ COMMANDS = [(page.parent.name, command) for page in PAGES for command in command
 def test_command_of_a_page_composes(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(command.replace("$R", "/some/folder"))[1:]
     assert words[0] in VERBS
-    assert main([*words, "--cfg", "job"]) == 0, capsys.readouterr().err
+    for job in jobs_of(words):
+        assert main([*job, "--cfg", "job"]) == 0, capsys.readouterr().err
+
+
+def jobs_of(words: list[str]) -> list[list[str]]:
+    """Return the command, or of a sweep the jobs that take the first choices, the second ones, and so on."""
+    if "-m" not in words:
+        return [words]
+    split = [[word] if "[" in word or "=" not in word else swept(word) for word in words if word != "-m"]
+    return [[choices[min(job, len(choices) - 1)] for choices in split] for job in range(max(map(len, split)))]
+
+
+def swept(word: str) -> list[str]:
+    key, _, values = word.partition("=")
+    return [f"{key}={value}" for value in values.split(",")]
 
 
 def test_make_targets_of_the_readme_exist() -> None:
