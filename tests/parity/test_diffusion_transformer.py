@@ -9,15 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from fill import fill
+from oracle import FOLDER, Oracle
 from torch import Tensor
 
 from speech2image.diffusion.process import posterior, start_log_probs, true_posterior
@@ -25,7 +23,6 @@ from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.transformer import DEAD_KEYS, DiffusionCondition, DiffusionTransformer
 from speech2image.diffusion.variational import VariationalLoss
 
-FOLDER = Path(__file__).parent / "oracles"
 CROSS = ("vq_diffusion_selfcross_fc", "vq_diffusion_selfcross_conv_abs")
 CLASS, SPEECH = "vq_diffusion_selfcondition_class", "vq_diffusion_selfcondition_s2i"
 ORACLES = (*CROSS, CLASS, SPEECH)
@@ -33,40 +30,7 @@ FACTS: dict[str, Any] = json.loads((FOLDER / "full_size_facts.json").read_text()
 FULL_SIZES = [name for name in FACTS if not name.startswith("codec")]
 
 
-@cache
-def spec(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{name}.json").read_text())
-
-
-@cache
-def stored(name: str) -> dict[str, np.ndarray]:
-    with np.load(FOLDER / f"{name}.npz") as arrays:
-        return {key: arrays[key] for key in arrays.files}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def tensor(name: str, key: str) -> Tensor:
-    return torch.from_numpy(stored(name)[key].copy())
-
-
-def check(name: str, key: str, value: Tensor, keep: Tensor | None = None) -> None:
-    """Compare one output at both bounds of its file, or the entries `keep` of it."""
-    expected = stored(name)[key].astype(np.float64)
-    found = value.detach().double().numpy()
-    assert found.shape == expected.shape, key
-    gap = np.abs(found - expected)
-    gap = gap if keep is None else gap[keep.numpy()]
-    bound = spec(name)["tolerance"][key]
-    assert gap.max() <= bound["suggested_atol"], f"{key}: {gap.max():.3g} > {bound['suggested_atol']}"
-    rms = float(np.sqrt((gap**2).mean()))
-    assert rms <= bound["suggested_rms"], f"{key}: rms {rms:.3g} > {bound['suggested_rms']}"
+recorded = cache(Oracle)
 
 
 def sizes(constructor: dict[str, Any], form: str, grid: tuple[int, int]) -> dict[str, Any]:
@@ -105,12 +69,14 @@ def is_dead(form: str, key: str) -> bool:
 def network(name: str) -> DiffusionTransformer:
     """Build the oracle's network with the weights of the fill rule; our names are those below `transformer.`."""
     kept = {
-        key.removeprefix("kept/"): value for key, value in stored(name).items() if key.startswith("kept/")
+        key.removeprefix("kept/"): value
+        for key, value in recorded(name).arrays.items()
+        if key.startswith("kept/")
     }
-    official = fill(spec(name)["state"], kept)
+    official = fill(recorded(name).spec["state"], kept)
     below = {key.removeprefix("transformer."): v for key, v in official.items() if key.startswith("transf")}
     form = form_of(name)
-    ours = DiffusionTransformer(**sizes(spec(name)["constructor"], form, (4, 4)))
+    ours = DiffusionTransformer(**sizes(recorded(name).spec["constructor"], form, (4, 4)))
     state = {key: torch.from_numpy(v) for key, v in below.items() if not is_dead(form, key)}
     assert list(ours.state_dict()) == list(state), "state keys and their order"
     ours.load_state_dict(state)
@@ -118,14 +84,14 @@ def network(name: str) -> DiffusionTransformer:
 
 
 def condition(name: str) -> DiffusionCondition:
-    given = tensor(name, "cond")
+    given = recorded(name).tensor("cond")
     if name in CROSS:
         return DiffusionCondition(words=given)
     return DiffusionCondition(class_id=given) if name == CLASS else DiffusionCondition(sentence=given[:, 0])
 
 
 def scores(name: str) -> Tensor:
-    return network(name)(tensor(name, "xt"), tensor(name, "t"), condition(name))
+    return network(name)(recorded(name).tensor("xt"), recorded(name).tensor("t"), condition(name))
 
 
 def with_mask_row(log_p: Tensor) -> Tensor:
@@ -134,21 +100,21 @@ def with_mask_row(log_p: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_scores_and_posteriors_match(name: str) -> None:
-    xt, t, x0 = (tensor(name, key) for key in ("xt", "t", "x0"))
+    xt, t, x0 = (recorded(name).tensor(key) for key in ("xt", "t", "x0"))
     with torch.no_grad():
         logits = scores(name)
-    check(name, "logits", logits)
+    recorded(name).check("logits", logits)
     log_p = start_log_probs(logits)
-    check(name, "predict_start", with_mask_row(log_p))
-    schedule = MaskReplaceSchedule(logits.shape[1], spec(name)["constructor"]["diffusion_step"])
-    check(name, "log_model_prob", posterior(log_p, xt, t, schedule))
-    check(name, "log_true_prob", true_posterior(x0, xt, t, schedule))
+    recorded(name).check("predict_start", with_mask_row(log_p))
+    schedule = MaskReplaceSchedule(logits.shape[1], recorded(name).spec["constructor"]["diffusion_step"])
+    recorded(name).check("log_model_prob", posterior(log_p, xt, t, schedule))
+    recorded(name).check("log_true_prob", true_posterior(x0, xt, t, schedule))
 
 
 @pytest.mark.parametrize("history", ["uniform", "importance"])
 @pytest.mark.parametrize("name", ORACLES)
 def test_loss_terms_and_gradients_match(name: str, history: str) -> None:
-    constructor = spec(name)["constructor"]
+    constructor = recorded(name).spec["constructor"]
     ours = network(name)
     loss = VariationalLoss(
         MaskReplaceSchedule(ours.num_tokens, constructor["diffusion_step"]),
@@ -157,43 +123,45 @@ def test_loss_terms_and_gradients_match(name: str, history: str) -> None:
         tuple(constructor["mask_weight"]),
     )
     if history == "importance":
-        loss.Lt_history.copy_(tensor(name, "Lt_history"))
-        loss.Lt_count.copy_(tensor(name, "Lt_count"))
-    xt, t, x0 = (tensor(name, key) for key in ("xt", "t", "x0"))
+        loss.Lt_history.copy_(recorded(name).tensor("Lt_history"))
+        loss.Lt_count.copy_(recorded(name).tensor("Lt_count"))
+    xt, t, x0 = (recorded(name).tensor(key) for key in ("xt", "t", "x0"))
     step_prob = loss.step_probs()[t]
-    check(name, f"{history}/pt", step_prob)
+    recorded(name).check(f"{history}/pt", step_prob)
     terms = loss(ours(xt, t, condition(name)), x0, xt, t, step_prob)
-    check(name, f"{history}/vb_loss", terms["per_sample"])
-    check(name, f"{history}/loss", terms["loss"][None])
+    recorded(name).check(f"{history}/vb_loss", terms["per_sample"])
+    recorded(name).check(f"{history}/loss", terms["loss"][None])
     first = t == 0
-    kl, nll, aux = (tensor(name, key) for key in ("kl", "decoder_nll", "kl_aux"))
+    kl, nll, aux = (recorded(name).tensor(key) for key in ("kl", "decoder_nll", "kl_aux"))
     for key, value, other in (("kl", terms["kl"], nll), ("kl_aux", terms["auxiliary"], nll)):
-        check(name, key, torch.where(first, kl if key == "kl" else aux, value))
-        check(name, "decoder_nll", torch.where(first, value, other))
+        recorded(name).check(key, torch.where(first, kl if key == "kl" else aux, value))
+        recorded(name).check("decoder_nll", torch.where(first, value, other))
     loss.observe(t, terms["kl"])
     # Steps drawn twice are averaged here; the released code lets one of the two overwrite the other.
     once = torch.ones(len(loss.Lt_history), dtype=torch.bool)
-    once[spec(name)["steps_drawn_twice_in_the_batch"]["steps"]] = False
-    check(name, f"{history}/Lt_history_after", loss.Lt_history, once)
-    check(name, f"{history}/Lt_count_after", loss.Lt_count)
+    once[recorded(name).spec["steps_drawn_twice_in_the_batch"]["steps"]] = False
+    recorded(name).check(f"{history}/Lt_history_after", loss.Lt_history, once)
+    recorded(name).check(f"{history}/Lt_count_after", loss.Lt_count)
     terms["loss"].backward()
     norms = {f"transformer.{key}": p.grad.norm() for key, p in ours.named_parameters() if p.grad is not None}
     assert len(norms) == len(list(ours.parameters())), "no parameter of ours is dead"
-    order = spec(name)["parameters_in_order"]
-    assert set(order) - set(norms) == set(spec(name)["parameters_without_gradient"])
-    check(name, f"{history}/grad_norms", torch.stack([norms.get(key, torch.zeros(())) for key in order]))
+    order = recorded(name).spec["parameters_in_order"]
+    assert set(order) - set(norms) == set(recorded(name).spec["parameters_without_gradient"])
+    recorded(name).check(
+        f"{history}/grad_norms", torch.stack([norms.get(key, torch.zeros(())) for key in order])
+    )
 
 
 def test_label_free_branch_matches_and_mixes_with_labels() -> None:
-    ours, xt, t = network(CLASS), tensor(CLASS, "xt"), tensor(CLASS, "t")
-    labels = tensor(CLASS, "cond")
+    ours, xt, t = network(CLASS), recorded(CLASS).tensor("xt"), recorded(CLASS).tensor("t")
+    labels = recorded(CLASS).tensor("cond")
     beyond = torch.full_like(labels, 10)
     with torch.no_grad():
-        check(CLASS, "logits_null", ours(xt, t, DiffusionCondition(class_id=labels).with_null(True)))
-        check(CLASS, "logits_null", ours(xt, t, DiffusionCondition(class_id=beyond)))
+        recorded(CLASS).check("logits_null", ours(xt, t, DiffusionCondition(class_id=labels).with_null(True)))
+        recorded(CLASS).check("logits_null", ours(xt, t, DiffusionCondition(class_id=beyond)))
         is_null = torch.tensor([True, False, False, True, False])
         mixed = ours(xt, t, DiffusionCondition(class_id=labels, is_null=is_null))
-    logits, null = tensor(CLASS, "logits"), tensor(CLASS, "logits_null")
+    logits, null = recorded(CLASS).tensor("logits"), recorded(CLASS).tensor("logits_null")
     assert (logits - null).abs().amax((1, 2)).min() > 0.05, "the two branches differ everywhere"
     expected = torch.where(is_null[:, None, None], null, logits)
     torch.testing.assert_close(mixed, expected, rtol=0, atol=1.7e-4)

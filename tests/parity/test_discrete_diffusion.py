@@ -7,7 +7,6 @@ are compared in their own file.  Every output of the oracles is compared at the 
 from __future__ import annotations
 
 import copy
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import Oracle
 from torch import Tensor
 
 from speech2image.diffusion.chain import legacy_pairs
@@ -34,7 +34,6 @@ from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.truncate import guide, top_k, top_r
 from speech2image.diffusion.variational import VariationalLoss
 
-FOLDER = Path(__file__).parent / "oracles"
 NETWORKS = (
     "vq_diffusion_selfcross_fc",
     "vq_diffusion_selfcross_conv_abs",
@@ -43,33 +42,7 @@ NETWORKS = (
 )
 
 
-@cache
-def spec(oracle: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{oracle}.json").read_text())
-
-
-@cache
-def stored(oracle: str) -> dict[str, np.ndarray]:
-    with np.load(FOLDER / f"{oracle}.npz") as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def tensor(oracle: str, name: str) -> Tensor:
-    return torch.from_numpy(stored(oracle)[name].copy())
-
-
-def check(oracle: str, name: str, value: Tensor) -> None:
-    """Compare one output at both bounds of its file; integers must be equal."""
-    expected = stored(oracle)[name].astype(np.float64)
-    found = value.detach().double().numpy().reshape(expected.shape)
-    bound = spec(oracle)["tolerance"][name]
-    if bound.get("exact"):
-        assert np.array_equal(found, expected), name
-        return
-    gap = np.abs(found - expected)
-    assert gap.max() <= bound["suggested_atol"], f"{name}: {gap.max():.3g} > {bound['suggested_atol']}"
-    rms = float(np.sqrt((gap**2).mean()))
-    assert rms <= bound["suggested_rms"], f"{name}: rms {rms:.3g} > {bound['suggested_rms']}"
+recorded = cache(Oracle)
 
 
 def with_mask_row(log_p: Tensor) -> Tensor:
@@ -80,14 +53,16 @@ def with_mask_row(log_p: Tensor) -> Tensor:
 # ---- mask_replace_schedule
 
 
-@pytest.mark.parametrize("case", spec("mask_replace_schedule")["cases"], ids=lambda case: case["prefix"][:-1])
+@pytest.mark.parametrize(
+    "case", recorded("mask_replace_schedule").spec["cases"], ids=lambda case: case["prefix"][:-1]
+)
 def test_schedule_equals_the_released_tables(case: dict[str, Any]) -> None:
     schedule = MaskReplaceSchedule(case["K"], case["T"])
     t = torch.arange(case["T"])
     tables = dict(zip(("at", "bt", "ct"), schedule.step(t), strict=True))
     everything = torch.cat([t, torch.tensor([-1])])
     tables |= dict(zip(("att", "btt", "ctt"), schedule.marginal(everything), strict=True))
-    arrays = stored("mask_replace_schedule")
+    arrays = recorded("mask_replace_schedule").arrays
     for name, table in tables.items():
         relative = 1e-6 if name in ("bt", "btt") else 1e-9
         np.testing.assert_allclose(table.numpy(), arrays[case["prefix"] + name], rtol=relative, atol=0)
@@ -106,7 +81,7 @@ ORACLE = "discrete_posterior"
 
 def posterior_case() -> tuple[MaskReplaceSchedule, Tensor, Tensor, Tensor]:
     schedule = MaskReplaceSchedule(12, 100)
-    return schedule, *(tensor(ORACLE, name) for name in ("x0", "xt", "t"))
+    return schedule, *(recorded(ORACLE).tensor(name) for name in ("x0", "xt", "t"))
 
 
 def one_hot_log(tokens: Tensor) -> Tensor:
@@ -115,10 +90,16 @@ def one_hot_log(tokens: Tensor) -> Tensor:
 
 def test_forward_distributions_equal_the_released_ones() -> None:
     schedule, x0, x_t, t = posterior_case()
-    check(ORACLE, "q_pred_one_timestep", forward_log_probs(one_hot_log(x_t), schedule.step(t), leak=True))
-    check(ORACLE, "q_pred_onehot_x0", forward_log_probs(one_hot_log(x0), schedule.marginal(t)))
-    check(ORACLE, "q_pred_onehot_xt", forward_log_probs(one_hot_log(x_t), schedule.marginal(t), leak=True))
-    check(ORACLE, "q_pred_log_x0", forward_log_probs(tensor(ORACLE, "log_x0"), schedule.marginal(t)))
+    recorded(ORACLE).check(
+        "q_pred_one_timestep", forward_log_probs(one_hot_log(x_t), schedule.step(t), leak=True)
+    )
+    recorded(ORACLE).check("q_pred_onehot_x0", forward_log_probs(one_hot_log(x0), schedule.marginal(t)))
+    recorded(ORACLE).check(
+        "q_pred_onehot_xt", forward_log_probs(one_hot_log(x_t), schedule.marginal(t), leak=True)
+    )
+    recorded(ORACLE).check(
+        "q_pred_log_x0", forward_log_probs(recorded(ORACLE).tensor("log_x0"), schedule.marginal(t))
+    )
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["in_place", "autograd"])
@@ -126,37 +107,39 @@ def test_forward_distributions_equal_the_released_ones() -> None:
 def test_posterior_equals_the_released_one(watched: bool, transposed: bool) -> None:
     schedule, x0, x_t, t = posterior_case()
     for name in ("log_x0", "log_x0_b"):
-        log_p = tensor(ORACLE, name)[:, :-1].contiguous()
+        log_p = recorded(ORACLE).tensor(name)[:, :-1].contiguous()
         if transposed:
             log_p = log_p.transpose(1, 2).contiguous().transpose(1, 2)
         before = log_p.clone()
-        check(ORACLE, f"q_posterior_{name}", posterior(log_p.requires_grad_(watched), x_t, t, schedule))
+        recorded(ORACLE).check(
+            f"q_posterior_{name}", posterior(log_p.requires_grad_(watched), x_t, t, schedule)
+        )
         assert torch.equal(before, log_p.detach()), "the prediction itself is left alone"
-    check(ORACLE, "q_posterior_onehot_x0", true_posterior(x0, x_t, t, schedule))
+    recorded(ORACLE).check("q_posterior_onehot_x0", true_posterior(x0, x_t, t, schedule))
 
 
 def test_divergence_equals_the_released_one() -> None:
     schedule, x0, x_t, t = posterior_case()
-    log_x0 = tensor(ORACLE, "log_x0")[:, :-1]
+    log_x0 = recorded(ORACLE).tensor("log_x0")[:, :-1]
     kl, _ = posterior_terms(log_x0, x0, x_t, t, schedule)
-    check(ORACLE, "multinomial_kl", kl)
+    recorded(ORACLE).check("multinomial_kl", kl)
     likelihood = posterior(log_x0, x_t, t, schedule).gather(1, x0[:, None])[:, 0]
-    check(ORACLE, "log_categorical", likelihood)
+    recorded(ORACLE).check("log_categorical", likelihood)
 
 
 def test_every_output_of_the_posterior_oracle_is_compared() -> None:
     text = Path(__file__).read_text()
     made = ("q_posterior_log_x0", "q_posterior_log_x0_b", "log_x0", "log_x0_b")
-    assert all(f'"{name}"' in text for name in spec(ORACLE)["tolerance"] if name not in made)
+    assert all(f'"{name}"' in text for name in recorded(ORACLE).spec["tolerance"] if name not in made)
 
 
 # ---- the training loss, on recorded scores
 
 
 def loss_case(oracle: str) -> tuple[VariationalLoss, dict[str, Tensor]]:
-    configuration = spec(oracle)["constructor"]
-    inputs = {name: tensor(oracle, name) for name in ("logits", "x0", "xt", "t")}
-    schedule = MaskReplaceSchedule(inputs["logits"].shape[1], len(stored(oracle)["Lt_history"]))
+    configuration = recorded(oracle).spec["constructor"]
+    inputs = {name: recorded(oracle).tensor(name) for name in ("logits", "x0", "xt", "t")}
+    schedule = MaskReplaceSchedule(inputs["logits"].shape[1], len(recorded(oracle).arrays["Lt_history"]))
     weight = configuration["mask_weight"]
     loss = VariationalLoss(
         schedule,
@@ -172,15 +155,15 @@ def test_loss_terms_equal_the_released_ones(oracle: str) -> None:
     loss, inputs = loss_case(oracle)
     x0, x_t, t = inputs["x0"], inputs["xt"], inputs["t"]
     log_p = start_log_probs(inputs["logits"])
-    check(oracle, "predict_start", with_mask_row(log_p))
+    recorded(oracle).check("predict_start", with_mask_row(log_p))
     model = posterior(log_p, x_t, t, loss.schedule)
-    check(oracle, "log_model_prob", model)
-    check(oracle, "log_true_prob", true_posterior(x0, x_t, t, loss.schedule))
-    check(oracle, "decoder_nll", -model.gather(1, x0[:, None])[:, 0].sum(1))
+    recorded(oracle).check("log_model_prob", model)
+    recorded(oracle).check("log_true_prob", true_posterior(x0, x_t, t, loss.schedule))
+    recorded(oracle).check("decoder_nll", -model.gather(1, x0[:, None])[:, 0].sum(1))
     kl, nll = posterior_terms(inputs["logits"], x0, x_t, t, loss.schedule)
     weight = torch.where(x_t == loss.schedule.mask_index, *loss.mask_weight)
-    check(oracle, "kl", (kl * weight).sum(1))
-    check(oracle, "kl_aux", (nll * weight).sum(1))
+    recorded(oracle).check("kl", (kl * weight).sum(1))
+    recorded(oracle).check("kl_aux", (nll * weight).sum(1))
 
 
 @pytest.mark.parametrize("draw", ["uniform", "importance"])
@@ -188,27 +171,27 @@ def test_loss_terms_equal_the_released_ones(oracle: str) -> None:
 def test_loss_and_history_equal_the_released_ones(oracle: str, draw: str) -> None:
     loss, inputs = loss_case(oracle)
     if draw == "importance":
-        loss.Lt_history.copy_(tensor(oracle, "Lt_history"))
-        loss.Lt_count.copy_(tensor(oracle, "Lt_count"))
+        loss.Lt_history.copy_(recorded(oracle).tensor("Lt_history"))
+        loss.Lt_count.copy_(recorded(oracle).tensor("Lt_count"))
     t = inputs["t"]
     step_prob = loss.step_probs()[t]
-    check(oracle, f"{draw}/pt", step_prob)
+    recorded(oracle).check(f"{draw}/pt", step_prob)
     terms = loss(inputs["logits"], inputs["x0"], inputs["xt"], t, step_prob)
-    check(oracle, f"{draw}/vb_loss", terms["per_sample"])
-    check(oracle, f"{draw}/loss", terms["loss"])
+    recorded(oracle).check(f"{draw}/vb_loss", terms["per_sample"])
+    recorded(oracle).check(f"{draw}/loss", terms["loss"])
     check_history(oracle, draw, loss, t, terms["kl"])
 
 
 def check_history(oracle: str, draw: str, loss: VariationalLoss, t: Tensor, kl: Tensor) -> None:
     """Where a step comes twice, the recorded history knows the last sample only; ours takes the mean."""
     before = loss.Lt_history.clone()
-    twice = spec(oracle)["steps_drawn_twice_in_the_batch"]["steps"]
+    twice = recorded(oracle).spec["steps_drawn_twice_in_the_batch"]["steps"]
     last = [i for i in range(len(t)) if t[i] not in t[i + 1 :]]
     whole = copy.deepcopy(loss)
     whole.observe(t, kl)
-    check(oracle, f"{draw}/Lt_count_after", whole.Lt_count)
+    recorded(oracle).check(f"{draw}/Lt_count_after", whole.Lt_count)
     loss.observe(t[last], kl[last])
-    check(oracle, f"{draw}/Lt_history_after", loss.Lt_history)
+    recorded(oracle).check(f"{draw}/Lt_history_after", loss.Lt_history)
     once = torch.ones(len(before), dtype=torch.bool)
     once[twice] = False
     assert torch.equal(whole.Lt_history[once], loss.Lt_history[once])
@@ -223,12 +206,12 @@ def test_gradient_reaches_the_scores_as_in_the_released_code(oracle: str, draw: 
     """The last parameter of every network is the bias of its scores, so its gradient is ours summed."""
     loss, inputs = loss_case(oracle)
     logits = inputs["logits"].requires_grad_()
-    step_prob = tensor(oracle, f"{draw}/pt")
+    step_prob = recorded(oracle).tensor(f"{draw}/pt")
     loss(logits, inputs["x0"], inputs["xt"], inputs["t"], step_prob)["loss"].backward()
-    assert spec(oracle)["parameters_in_order"][-1] == "transformer.to_logits.1.bias"
+    assert recorded(oracle).spec["parameters_in_order"][-1] == "transformer.to_logits.1.bias"
     found = float(logits.grad.sum((0, 2)).norm())
-    expected = float(stored(oracle)[f"{draw}/grad_norms"][-1])
-    assert abs(found - expected) <= spec(oracle)["tolerance"][f"{draw}/grad_norms"]["suggested_atol"]
+    expected = float(recorded(oracle).arrays[f"{draw}/grad_norms"][-1])
+    assert abs(found - expected) <= recorded(oracle).spec["tolerance"][f"{draw}/grad_norms"]["suggested_atol"]
 
 
 # ---- truncation
@@ -237,59 +220,64 @@ CUT = "truncation"
 
 
 def test_truncation_equals_the_released_one() -> None:
-    log_p = tensor(CUT, "trunc/log_probs")[:, :-1]
+    log_p = recorded(CUT).tensor("trunc/log_probs")[:, :-1]
     for r in (0.85, 0.5):
-        check(CUT, f"trunc/top{r}r", with_mask_row(top_r(log_p, r)))
+        recorded(CUT).check(f"trunc/top{r}r", with_mask_row(top_r(log_p, r)))
     for k in (3, 7):
-        check(CUT, f"trunc/top{k}p", with_mask_row(top_k(log_p, k)))
+        recorded(CUT).check(f"trunc/top{k}p", with_mask_row(top_k(log_p, k)))
 
 
 def test_guidance_equals_the_released_one() -> None:
-    cond, uncond = (tensor(CUT, f"guidance/{name}")[:, :-1] for name in ("cond", "uncond"))
+    cond, uncond = (recorded(CUT).tensor(f"guidance/{name}")[:, :-1] for name in ("cond", "uncond"))
     for scale in (1, 3, 5):
         guided = guide(cond, uncond, scale)
-        check(CUT, f"guidance/scale{scale}", with_mask_row(guided))
-        check(CUT, f"guidance/scale{scale}_then_top0.85r", with_mask_row(top_r(guided, 0.85)))
+        recorded(CUT).check(f"guidance/scale{scale}", with_mask_row(guided))
+        recorded(CUT).check(f"guidance/scale{scale}_then_top0.85r", with_mask_row(top_r(guided, 0.85)))
 
 
 @pytest.mark.parametrize("case", ["rule0", "t0"])
 def test_plain_step_equals_the_released_one(case: str) -> None:
     schedule = MaskReplaceSchedule(14, 100)
-    t = tensor(CUT, "prior/t")
+    t = recorded(CUT).tensor("prior/t")
     scores = posterior(
-        tensor(CUT, "prior/log_x0")[:, :-1], tensor(CUT, "prior/xt"), t * (case != "t0"), schedule
+        recorded(CUT).tensor("prior/log_x0")[:, :-1],
+        recorded(CUT).tensor("prior/xt"),
+        t * (case != "t0"),
+        schedule,
     )
-    check(CUT, f"prior/{case}/scores", scores)
-    check(CUT, f"prior/{case}/x_next", (scores + gumbel(tensor(CUT, "prior/uniform"))).argmax(1))
+    recorded(CUT).check(f"prior/{case}/scores", scores)
+    recorded(CUT).check(
+        f"prior/{case}/x_next", (scores + gumbel(recorded(CUT).tensor("prior/uniform"))).argmax(1)
+    )
 
 
 @pytest.mark.parametrize("case", ["rule1", "rule2_w0", "rule2_w1", "rule2_w3"])
 def test_purity_step_equals_the_released_one(case: str) -> None:
-    options = spec(CUT)["prior_cases"][case]
-    log_p, x_t = tensor(CUT, "prior/log_x0")[:, :-1], tensor(CUT, "prior/xt")
+    options = recorded(CUT).spec["prior_cases"][case]
+    log_p, x_t = recorded(CUT).tensor("prior/log_x0")[:, :-1], recorded(CUT).tensor("prior/xt")
     weights = position_weights(log_p, x_t == 14, options["prior_rule"])
-    check(CUT, f"prior/{case}/position_weights", weights)
+    recorded(CUT).check(f"prior/{case}/position_weights", weights)
     sharp = sharpen(log_p, purity(log_p), options["prior_weight"]) if options["prior_rule"] == 2 else log_p
-    check(CUT, f"prior/{case}/scores", with_mask_row(sharp))
-    drawn = (with_mask_row(sharp) + gumbel(tensor(CUT, "prior/uniform"))).argmax(1)
-    positions, before = tensor(CUT, "prior/positions"), tensor(CUT, "prior/sampled_before")
+    recorded(CUT).check(f"prior/{case}/scores", with_mask_row(sharp))
+    drawn = (with_mask_row(sharp) + gumbel(recorded(CUT).tensor("prior/uniform"))).argmax(1)
+    positions, before = recorded(CUT).tensor("prior/positions"), recorded(CUT).tensor("prior/sampled_before")
     sampler = PuritySampler(
         MaskReplaceSchedule(14, 100), rule=options["prior_rule"], per_call=options["prior_ps"]
     )
     rows, after = [], before.clone()
     for sample, drawn_tokens in enumerate(drawn):
-        count = sampler.calls(spec(CUT)["configuration"]["to_sample"] - int(before[sample]))[0]
+        count = sampler.calls(recorded(CUT).spec["configuration"]["to_sample"] - int(before[sample]))[0]
         assert count == options["n_drawn_per_sample"][sample]
         after[sample] += count
         rows.append(reveal(x_t[sample][None], drawn_tokens[None], positions[sample][None, :count]))
-    check(CUT, f"prior/{case}/x_next", torch.cat(rows))
-    check(CUT, f"prior/{case}/sampled_after", after)
+    recorded(CUT).check(f"prior/{case}/x_next", torch.cat(rows))
+    recorded(CUT).check(f"prior/{case}/sampled_after", after)
 
 
 def test_released_step_lists_are_reproduced() -> None:
-    for name, listed in spec(CUT)["n_sample_lists"].items():
+    for name, listed in recorded(CUT).spec["n_sample_lists"].items():
         num_steps = int(name.split("_")[0][1:])
         counts = released_counts(num_steps, 10 if "<=10" in name else 1024)
         assert counts == listed["list"] and sum(counts) == listed["sum"]
-    for skip, pairs in spec(CUT)["fast_sampling_pairs"].items():
+    for skip, pairs in recorded(CUT).spec["fast_sampling_pairs"].items():
         assert legacy_pairs(100, int(skip)) == [tuple(pair) for pair in pairs]

@@ -7,73 +7,47 @@ beside the models.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fill import official_states
+from oracle import Oracle
 
 from speech2image.errors import CheckpointError
 from speech2image.hub.released import ReleasedNetwork, load_released
 from speech2image.types import SpeechBatch
 
-FOLDER = Path(__file__).parent / "oracles"
 SUB = {64: 3, 128: 7, 256: 13}
 
 
-@cache
-def oracle(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with np.load(FOLDER / f"{name}.npz") as arrays:
-        return {key: arrays[key] for key in arrays.files}, json.loads((FOLDER / f"{name}.json").read_text())
-
-
-def states(name: str, calibrated: bool = False, prefix: str = "") -> dict[str, dict[str, torch.Tensor]]:
-    found = official_states(FOLDER / f"{name}.json", FOLDER / f"{name}.npz", calibrated, prefix)
-    return {net: {key: torch.from_numpy(np.array(v)) for key, v in s.items()} for net, s in found.items()}
-
-
-def compare(name: str, key: str, value: torch.Tensor) -> None:
-    arrays, spec = oracle(name)
-    limits = spec["tolerance"][key]
-    gap = np.abs(value.detach().double().numpy() - arrays[key].astype(np.float64))
-    assert gap.max() <= limits["suggested_atol"], f"{key}: {gap.max()}"
-    assert np.sqrt((gap**2).mean()) <= limits["suggested_rms"], key
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+recorded = cache(Oracle)
 
 
 def write_stackgan(folder: Path, calibrated: bool, prefix: str, counters: bool = True) -> Path:
     names = {"G": "netG_210000.pth", "D64": "netD0.pth", "D128": "netD1.pth", "D256": "netD2.pth"}
-    for net, state in states("stackgan_v2", calibrated, prefix).items():
+    for net, state in recorded("stackgan_v2").states(calibrated, prefix).items():
         kept = {k: v for k, v in state.items() if counters or not k.endswith("num_batches_tracked")}
         torch.save(kept, folder / names[net])
     return folder / "netG_210000.pth"
 
 
 def check_generator(network: ReleasedNetwork, mode: str) -> None:
-    arrays, _ = oracle("stackgan_v2")
+    arrays = recorded("stackgan_v2").arrays
     text, eps = (torch.from_numpy(arrays[key][0]) for key in ("text", "eps"))
     noise = torch.from_numpy(arrays["z"][1 if mode == "eval_cal" else 0])
     with torch.no_grad():
         output = network.module(text, noise, eps)
-    compare("stackgan_v2", "G/mu", output.mu)
-    compare("stackgan_v2", "G/logvar", output.logvar)
+    recorded("stackgan_v2").check("G/mu", output.mu)
+    recorded("stackgan_v2").check("G/logvar", output.logvar)
     for index, image in enumerate(output.images):
         step = SUB[image.shape[-1]]
-        compare("stackgan_v2", f"G/{mode}/img{index}/sub", image[:, :, ::step, ::step])
-        compare("stackgan_v2", f"G/{mode}/img{index}/mean", image.double().mean(dim=(2, 3)))
-        compare("stackgan_v2", f"G/{mode}/img{index}/std", image.double().std(dim=(2, 3), unbiased=False))
+        recorded("stackgan_v2").check(f"G/{mode}/img{index}/sub", image[:, :, ::step, ::step])
+        recorded("stackgan_v2").check(f"G/{mode}/img{index}/mean", image.double().mean(dim=(2, 3)))
+        recorded("stackgan_v2").check(
+            f"G/{mode}/img{index}/std", image.double().std(dim=(2, 3), unbiased=False)
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +57,7 @@ def check_generator(network: ReleasedNetwork, mode: str) -> None:
 def test_stackgan_checkpoints_reproduce_the_oracle(
     tmp_path: Path, mode: str, prefix: str, counters: bool
 ) -> None:
-    arrays, spec = oracle("stackgan_v2")
+    arrays, spec = recorded("stackgan_v2").arrays, recorded("stackgan_v2").spec
     path = write_stackgan(tmp_path, mode == "eval_cal", prefix, counters)
     networks = load_released("stackgan_v2", path)
     sizes = spec["constructor"]
@@ -105,8 +79,8 @@ def test_stackgan_checkpoints_reproduce_the_oracle(
         image = torch.from_numpy(arrays[f"{kind}_u8_{size}"]).float() / 127.5 - 1
         with torch.no_grad():
             conditional, unconditional = network.module(image, mu)
-        compare("stackgan_v2", f"D{size}/{mode}/cond_logit", conditional)
-        compare("stackgan_v2", f"D{size}/{mode}/uncond_logit", unconditional)
+        recorded("stackgan_v2").check(f"D{size}/{mode}/cond_logit", conditional)
+        recorded("stackgan_v2").check(f"D{size}/{mode}/uncond_logit", unconditional)
 
 
 def test_discriminators_in_the_wrong_places_are_refused_together(tmp_path: Path) -> None:
@@ -120,7 +94,7 @@ def test_discriminators_in_the_wrong_places_are_refused_together(tmp_path: Path)
 
 def test_one_stage_generator_is_inferred(tmp_path: Path) -> None:
     first = ("ca_net.", "h_net1.", "img_net1.")
-    state = {k: v for k, v in states("stackgan_v2")["G"].items() if k.startswith(first)}
+    state = {k: v for k, v in recorded("stackgan_v2").states()["G"].items() if k.startswith(first)}
     torch.save(state, tmp_path / "netG_1.pth")
     network = load_released("stackgan_v2", tmp_path / "netG_1.pth")["generator"]
     assert network.arguments["num_stages"] == 1
@@ -130,8 +104,8 @@ def test_one_stage_generator_is_inferred(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("mode", ["eval_rule", "eval_cal"])
 def test_li_encoder_reproduces_the_oracle(tmp_path: Path, mode: str, nested: bool) -> None:
-    arrays, _ = oracle("li_speech_encoder")
-    state = states("li_speech_encoder", mode == "eval_cal", "" if nested else "module.")["encoder"]
+    arrays = recorded("li_speech_encoder").arrays
+    state = recorded("li_speech_encoder").states(mode == "eval_cal", "" if nested else "module.")["encoder"]
     nest = {"meta": {"epoch": 3, "best": np.float64(0.5)}, "state_dict": state, "optimizer": {"lr": 1e-3}}
     torch.save(nest if nested else state, tmp_path / "best.pth")
     network = load_released("li_encoder", tmp_path / "best.pth")["encoder"]
@@ -145,14 +119,14 @@ def test_li_encoder_reproduces_the_oracle(tmp_path: Path, mode: str, nested: boo
     mel = torch.from_numpy(arrays["mel_q"].astype(np.float32) * 0.5).transpose(1, 2).contiguous()
     with torch.no_grad():
         condition = network.module(SpeechBatch(mel, torch.from_numpy(arrays["n_frames"])))
-    compare("li_speech_encoder", f"enc/{mode}/sent_emb", condition.sentence)
-    compare("li_speech_encoder", f"enc/{mode}/words_emb_sub", condition.words[:, ::16])
+    recorded("li_speech_encoder").check(f"enc/{mode}/sent_emb", condition.sentence)
+    recorded("li_speech_encoder").check(f"enc/{mode}/words_emb_sub", condition.words[:, ::16])
 
 
 @pytest.mark.parametrize("mode", ["eval_rule", "eval_cal"])
 def test_sen_reproduces_the_oracle_with_its_heads(tmp_path: Path, mode: str) -> None:
-    arrays, _ = oracle("s2igan_sen")
-    found = states("s2igan_sen", mode == "eval_cal", "module.")
+    arrays = recorded("s2igan_sen").arrays
+    found = recorded("s2igan_sen").states(mode == "eval_cal", "module.")
     torch.save(found["speech_encoder"], tmp_path / "best_audio_model.pth")
     torch.save(found["image_encoder"], tmp_path / "best_image_model.pth")
     torch.save(found["classifier"], tmp_path / "best_class_model.pth")
@@ -162,14 +136,14 @@ def test_sen_reproduces_the_oracle_with_its_heads(tmp_path: Path, mode: str) -> 
     assert encoder.arguments["hidden_channels"] == 64
     speech = SpeechBatch(torch.from_numpy(arrays["mel"]), torch.from_numpy(arrays["lengths"]))
     with torch.no_grad():
-        compare("s2igan_sen", f"sen/{mode}/embedding", encoder.module(speech).sentence)
+        recorded("s2igan_sen").check(f"sen/{mode}/embedding", encoder.module(speech).sentence)
         embedding = networks["image_head"].module(torch.from_numpy(arrays["image_feature"]))
         embedding = torch.nn.functional.normalize(embedding)
-        compare("s2igan_sen", "image_encoder/embedding", embedding)
+        recorded("s2igan_sen").check("image_encoder/embedding", embedding)
         logits = networks["classifier"].module(torch.from_numpy(arrays["image_emb"]))
-        compare("s2igan_sen", "loss/distinctive/logits_image", logits)
+        recorded("s2igan_sen").check("loss/distinctive/logits_image", logits)
 
 
 def test_sen_runs_without_its_companions(tmp_path: Path) -> None:
-    torch.save(states("s2igan_sen")["speech_encoder"], tmp_path / "best_audio_model.pth")
+    torch.save(recorded("s2igan_sen").states()["speech_encoder"], tmp_path / "best_audio_model.pth")
     assert set(load_released("sen", tmp_path / "best_audio_model.pth")) == {"encoder"}

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fill import official_states
+from oracle import Oracle
 
 from speech2image.audio.features import FRONT_ENDS, decibel, make_front_end
 from speech2image.losses.distill import distillation, normalised_l1
@@ -23,46 +18,22 @@ from speech2image.metrics.retrieval import class_accuracy
 from speech2image.speech.cnn_rnn import CnnRnn
 from speech2image.types import SpeechBatch
 
-ORACLES = Path(__file__).parent / "oracles"
-JSON, NPZ = ORACLES / "li_speech_encoder.json", ORACLES / "li_speech_encoder.npz"
-TOLERANCE = json.loads(JSON.read_text())["tolerance"]
+ORACLE = Oracle("li_speech_encoder")
+check, ARRAYS = ORACLE.check, ORACLE.arrays
 WEIGHTS = {"readme": (0.1, 5.0, 1000.0), "defaults": (1.0, 1.0, 1.0)}
 
 
-@pytest.fixture(scope="module")
-def oracle() -> dict[str, np.ndarray]:
-    with np.load(NPZ) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def check(oracle: dict[str, np.ndarray], name: str, value: Tensor | np.ndarray | float) -> None:
-    found = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    expected, bound = oracle[name], TOLERANCE[name]
-    assert found.shape == expected.shape, name
-    difference = np.abs(found.astype(np.float64) - expected)
-    if bound.get("exact"):
-        assert difference.max() == 0, name
-        return
-    assert difference.max() <= bound["suggested_atol"], (name, difference.max())
-    assert np.sqrt((difference**2).mean()) <= bound["suggested_rms"], name
-
-
 def encoder(calibrated: bool = False) -> CnnRnn:
-    state = official_states(JSON, NPZ, calibrated)["encoder"]
+    state = ORACLE.states(calibrated)["encoder"]
     module = CnnRnn(pool="mean_padded")
     assert list(module.state_dict()) == list(state)
-    module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    module.load_state_dict(state)
     return module
 
 
-def speech(oracle: dict[str, np.ndarray]) -> SpeechBatch:
-    mel = torch.from_numpy(oracle["mel_q"].astype(np.float32) * 0.5).transpose(1, 2)
-    return SpeechBatch(mel.contiguous(), torch.from_numpy(oracle["n_frames"]))
+def speech() -> SpeechBatch:
+    mel = torch.from_numpy(ARRAYS["mel_q"].astype(np.float32) * 0.5).transpose(1, 2)
+    return SpeechBatch(mel.contiguous(), torch.from_numpy(ARRAYS["n_frames"]))
 
 
 def running(module: torch.nn.Module) -> np.ndarray:
@@ -75,21 +46,19 @@ def running(module: torch.nn.Module) -> np.ndarray:
     ("mode", "calibrated", "training"),
     [("eval_rule", False, False), ("eval_cal", True, False), ("train", False, True)],
 )
-def test_encoder_gives_the_recorded_words_and_sentences(
-    oracle: dict[str, np.ndarray], mode: str, calibrated: bool, training: bool
-) -> None:
-    batch = speech(oracle)
+def test_encoder_gives_the_recorded_words_and_sentences(mode: str, calibrated: bool, training: bool) -> None:
+    batch = speech()
     with torch.no_grad():
         module = encoder(calibrated).train(training)
         condition = module(batch)
         if training:
-            check(oracle, "enc/train/running_after", running(module))
+            check("enc/train/running_after", running(module))
             module = encoder(calibrated).train()
         maps = module.convolve(batch.features)
     assert condition.words is not None
-    check(oracle, f"enc/{mode}/words_emb_sub", condition.words[:, ::16])
-    check(oracle, f"enc/{mode}/sent_emb", condition.sentence)
-    check(oracle, f"enc/{mode}/conv_sub", maps[:, ::64])
+    check(f"enc/{mode}/words_emb_sub", condition.words[:, ::16])
+    check(f"enc/{mode}/sent_emb", condition.sentence)
+    check(f"enc/{mode}/conv_sub", maps[:, ::64])
 
 
 def test_encoder_has_the_published_size() -> None:
@@ -140,29 +109,28 @@ def test_encoder_fingerprint_matches() -> None:
 
 # ---- losses -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_losses_and_gradient_match(oracle: dict[str, np.ndarray], name: str) -> None:
-    image, labels = torch.from_numpy(oracle["fea_image"]), torch.from_numpy(oracle["labels"])
-    audio = torch.from_numpy(oracle["fea_audio"]).requires_grad_()
+def test_losses_and_gradient_match(name: str) -> None:
+    image, labels = torch.from_numpy(ARRAYS["fea_image"]), torch.from_numpy(ARRAYS["labels"])
+    audio = torch.from_numpy(ARRAYS["fea_audio"]).requires_grad_()
     same, l1_weight, distill_weight = WEIGHTS[name]
     jel = joint_embedding_loss(image, audio, labels, 1.0, same)
     l1, distill = normalised_l1(audio, image), distillation(audio, image)
     loss = jel + l1_weight * l1 + distill_weight * distill
     loss.backward()
-    check(oracle, f"loss/{name}/loss", loss)
-    check(oracle, f"loss/{name}/loss_jel", jel)
-    check(oracle, f"loss/{name}/loss_l1", l1)
-    check(oracle, f"loss/{name}/loss_distill", distill)
+    check(f"loss/{name}/loss", loss)
+    check(f"loss/{name}/loss_jel", jel)
+    check(f"loss/{name}/loss_l1", l1)
+    check(f"loss/{name}/loss_distill", distill)
     assert audio.grad is not None
-    check(oracle, f"loss/{name}/grad_audio", audio.grad)
-    check(oracle, f"loss/{name}/accuracy_percent", 100 * retrieval_accuracy(image, audio.detach()))
+    check(f"loss/{name}/grad_audio", audio.grad)
+    check(f"loss/{name}/accuracy_percent", 100 * retrieval_accuracy(image, audio.detach()))
 
 
-def test_joint_embedding_with_roles_swapped_differs_as_recorded(oracle: dict[str, np.ndarray]) -> None:
-    image, audio = (torch.from_numpy(oracle[name]) for name in ("fea_image", "fea_audio"))
+def test_joint_embedding_with_roles_swapped_differs_as_recorded() -> None:
+    image, audio = (torch.from_numpy(ARRAYS[name]) for name in ("fea_image", "fea_audio"))
     check(
-        oracle,
         "loss/jel_roles_swapped",
-        joint_embedding_loss(audio, image, torch.from_numpy(oracle["labels"])),
+        joint_embedding_loss(audio, image, torch.from_numpy(ARRAYS["labels"])),
     )
 
 
@@ -190,36 +158,36 @@ def test_total_fixture_matches() -> None:
     assert jel + 5 * l1 + 1000 * distill == pytest.approx(2.031597, abs=1e-5)
 
 
-def test_class_retrieval_matches(oracle: dict[str, np.ndarray]) -> None:
+def test_class_retrieval_matches() -> None:
     scores = class_accuracy(
-        oracle["eval_audio"],
-        oracle["eval_image"],
-        oracle["eval_labels"],
+        ARRAYS["eval_audio"],
+        ARRAYS["eval_image"],
+        ARRAYS["eval_labels"],
         protocol=get_protocol("offline"),
         top_k=3,
     )
-    check(oracle, "eval/class_accuracy_percent", np.asarray(100 * scores["class_accuracy"].value))
-    check(oracle, "eval/ap_topk_percent", np.asarray(100 * scores["ap@3"].value))
+    check("eval/class_accuracy_percent", np.asarray(100 * scores["class_accuracy"].value))
+    check("eval/ap_topk_percent", np.asarray(100 * scores["ap@3"].value))
 
 
 # ---- front end ----------------------------------------------------------------------------------
-def test_front_end_matches(oracle: dict[str, np.ndarray]) -> None:
-    wave = oracle["wave_i16"].astype(np.float32) / 32768
+def test_front_end_matches() -> None:
+    wave = ARRAYS["wave_i16"].astype(np.float32) / 32768
     front_end = FRONT_ENDS["li_et_al"]
     mel = front_end(wave)
     assert mel.dtype == np.float32
     padded = np.full((front_end.pad_frames or 0, 40), front_end.pad_value, np.float32)
     padded[: len(mel)] = mel
-    check(oracle, "mel/n_frames", np.asarray(len(mel)))
-    check(oracle, "mel/logmel", padded[: len(mel) + 9].T)
-    check(oracle, "mel/pad_value_check", np.array([padded[len(mel) :].min(), padded[len(mel) :].max()]))
+    check("mel/n_frames", np.asarray(len(mel)))
+    check("mel/logmel", padded[: len(mel) + 9].T)
+    check("mel/pad_value_check", np.array([padded[len(mel) :].min(), padded[len(mel) :].max()]))
     cut = make_front_end("li_et_al", max_frames=100)(wave)
-    check(oracle, "mel/logmel_target100", cut.T)
-    check(oracle, "mel/n_frames_target100", np.asarray(len(cut)))
-    check(oracle, "mel/logspec_sub", decibel(front_end.power(wave)).numpy()[::5, ::3])
-    check(oracle, "mel/filter_bank", front_end.filter_bank())
+    check("mel/logmel_target100", cut.T)
+    check("mel/n_frames_target100", np.asarray(len(cut)))
+    check("mel/logspec_sub", decibel(front_end.power(wave)).numpy()[::5, ::3])
+    check("mel/filter_bank", front_end.filter_bank())
     newer = make_front_end("li_et_al", edges="zeros")(wave)
-    check(oracle, "mel/logmel_zero_padded_frames", newer[:3].T)
+    check("mel/logmel_zero_padded_frames", newer[:3].T)
 
 
 def test_front_end_fixture_matches() -> None:
@@ -240,7 +208,7 @@ def test_front_end_fixture_matches() -> None:
 
 def test_every_output_of_the_oracle_is_compared() -> None:
     source = Path(__file__).read_text()
-    for name in TOLERANCE:
+    for name in ORACLE.tolerance:
         parts = name.split("/")
         generic = name if parts[0] == "mel" or parts[0] == "eval" else parts[-1]
         assert generic in source, name

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from oracle import Oracle
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fill import official_states
 
 from speech2image.audio.features import FRONT_ENDS, make_front_end
 from speech2image.audio.read import resample_wave
@@ -22,37 +18,12 @@ from speech2image.speech.conv_gru import ConvGru
 from speech2image.types import SpeechBatch
 from speech2image.vision.branch import ConvBranch, InceptionBranch
 
-ORACLES = Path(__file__).parent / "oracles"
-JSON, NPZ = ORACLES / "s2igan_sen.json", ORACLES / "s2igan_sen.npz"
-TOLERANCE = json.loads(JSON.read_text())["tolerance"]
-
-
-@pytest.fixture(scope="module")
-def oracle() -> dict[str, np.ndarray]:
-    with np.load(NPZ) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def check(oracle: dict[str, np.ndarray], name: str, value: Tensor | np.ndarray) -> None:
-    found = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    expected, bound = oracle[name], TOLERANCE[name]
-    assert found.shape == expected.shape, name
-    difference = np.abs(found.astype(np.float64) - expected)
-    if bound.get("exact"):
-        assert difference.max() == 0, name
-        return
-    assert difference.max() <= bound["suggested_atol"], (name, difference.max())
-    assert np.sqrt((difference**2).mean()) <= bound["suggested_rms"], name
+ORACLE = Oracle("s2igan_sen")
+check, ARRAYS = ORACLE.check, ORACLE.arrays
 
 
 def state(network: str, calibrated: bool = False) -> dict[str, Tensor]:
-    arrays = official_states(JSON, NPZ, calibrated)[network]
-    return {key: torch.from_numpy(value) for key, value in arrays.items()}
+    return ORACLE.states(calibrated)[network]
 
 
 def encoder(calibrated: bool, pool: str = "attention") -> ConvGru:
@@ -76,22 +47,22 @@ def encoder(calibrated: bool, pool: str = "attention") -> ConvGru:
     ],
 )
 def test_encoder_gives_the_recorded_embeddings(
-    oracle: dict[str, np.ndarray], mode: str, calibrated: bool, training: bool, pool: str
+    mode: str, calibrated: bool, training: bool, pool: str
 ) -> None:
     module = encoder(calibrated, pool).train(training)
-    batch = SpeechBatch(torch.from_numpy(oracle["mel"]), torch.from_numpy(oracle["lengths"]))
+    batch = SpeechBatch(torch.from_numpy(ARRAYS["mel"]), torch.from_numpy(ARRAYS["lengths"]))
     with torch.no_grad():
         states, steps = module.encode(batch)
         if training:
             named = module.state_dict().items()
             after = [v.numpy() for k, v in named if k.endswith(("running_mean", "running_var"))]
-            check(oracle, "sen/train/running_after", np.concatenate(after))
-        check(oracle, f"sen/{mode}/before_normalise", module.pool_states(states, steps))
-        check(oracle, f"sen/{mode}/embedding", module(batch).sentence)
+            check("sen/train/running_after", np.concatenate(after))
+        check(f"sen/{mode}/before_normalise", module.pool_states(states, steps))
+        check(f"sen/{mode}/embedding", module(batch).sentence)
         if mode in ("train", "eval_cal"):
-            check(oracle, f"sen/{mode}/rnn_sub", states[:, :, ::32])
-            check(oracle, f"sen/{mode}/steps", steps)
-            check(oracle, f"sen/{mode}/attention_sub", module.att(states, None)[..., ::32])
+            check(f"sen/{mode}/rnn_sub", states[:, :, ::32])
+            check(f"sen/{mode}/steps", steps)
+            check(f"sen/{mode}/attention_sub", module.att(states, None)[..., ::32])
 
 
 def test_sizes_are_the_published_ones() -> None:
@@ -149,7 +120,7 @@ def test_encoder_fingerprint_matches_and_shows_the_padding_effect() -> None:
 
 
 # ---- image branch -------------------------------------------------------------------------------
-def test_inception_trunk_gives_the_recorded_features(oracle: dict[str, np.ndarray]) -> None:
+def test_inception_trunk_gives_the_recorded_features() -> None:
     branch = InceptionBranch()
     weights = state("image_trunk")
     own = [key for key in branch.state_dict() if not key.startswith("L1.")]
@@ -159,11 +130,11 @@ def test_inception_trunk_gives_the_recorded_features(oracle: dict[str, np.ndarra
     assert (trunk, sum(p.numel() for p in branch.L1.parameters())) == (21_785_568, 2_098_176)
     branch.train()
     with torch.no_grad():
-        features = branch.features(torch.from_numpy(oracle["picture_u8"]).float() / 127.5 - 1)
-    check(oracle, "image_trunk/features", features)
+        features = branch.features(torch.from_numpy(ARRAYS["picture_u8"]).float() / 127.5 - 1)
+    check("image_trunk/features", features)
 
 
-def test_linear_image_encoder_matches(oracle: dict[str, np.ndarray]) -> None:
+def test_linear_image_encoder_matches() -> None:
     class GivenFeatures(ConvBranch):
         def features(self, images: Tensor) -> Tensor:
             return images
@@ -171,33 +142,33 @@ def test_linear_image_encoder_matches(oracle: dict[str, np.ndarray]) -> None:
     branch = GivenFeatures(embed_dim=32)
     branch.L1 = nn.Linear(48, 32)
     branch.L1.load_state_dict({k.removeprefix("L1."): v for k, v in state("image_encoder").items()})
-    check(oracle, "image_encoder/embedding", branch(torch.from_numpy(oracle["image_feature"])))
+    check("image_encoder/embedding", branch(torch.from_numpy(ARRAYS["image_feature"])))
 
 
 # ---- losses -------------------------------------------------------------------------------------
-def test_losses_and_gradients_match(oracle: dict[str, np.ndarray]) -> None:
-    class_ids, labels = torch.from_numpy(oracle["class_ids"]), torch.from_numpy(oracle["labels"])
+def test_losses_and_gradients_match() -> None:
+    class_ids, labels = torch.from_numpy(ARRAYS["class_ids"]), torch.from_numpy(ARRAYS["labels"])
     for name, ids in (("match_repeats", class_ids), ("match_no_ids", None)):
-        image = torch.from_numpy(oracle["image_emb"]).requires_grad_()
-        audio = torch.from_numpy(oracle["audio_emb"]).requires_grad_()
+        image = torch.from_numpy(ARRAYS["image_emb"]).requires_grad_()
+        audio = torch.from_numpy(ARRAYS["audio_emb"]).requires_grad_()
         image_rows, speech_rows = matching_loss(image, audio, ids)
         (image_rows + speech_rows).backward()
         assert image.grad is not None and audio.grad is not None
-        check(oracle, f"loss/{name}/image_rows", image_rows)
-        check(oracle, f"loss/{name}/speech_rows", speech_rows)
-        check(oracle, f"loss/{name}/grad_image", image.grad)
+        check(f"loss/{name}/image_rows", image_rows)
+        check(f"loss/{name}/speech_rows", speech_rows)
+        check(f"loss/{name}/grad_image", image.grad)
         if ids is not None:
-            check(oracle, f"loss/{name}/grad_audio", audio.grad)
+            check(f"loss/{name}/grad_audio", audio.grad)
     classifier = nn.Linear(32, 11)
     classifier.load_state_dict({k.removeprefix("L1."): v for k, v in state("classifier").items()})
-    image, audio = torch.from_numpy(oracle["image_emb"]), torch.from_numpy(oracle["audio_emb"])
+    image, audio = torch.from_numpy(ARRAYS["image_emb"]), torch.from_numpy(ARRAYS["audio_emb"])
     logits = classifier(image)
     image_term, speech_term = distinctive_loss(logits, classifier(audio), labels)
-    check(oracle, "loss/distinctive/logits_image", logits)
-    check(oracle, "loss/distinctive/image", image_term)
-    check(oracle, "loss/distinctive/audio", speech_term)
+    check("loss/distinctive/logits_image", logits)
+    check("loss/distinctive/image", image_term)
+    check("loss/distinctive/audio", speech_term)
     match = matching_loss(image, audio, class_ids)
-    check(oracle, "loss/total", match[0] + match[1] + image_term + speech_term)
+    check("loss/total", match[0] + match[1] + image_term + speech_term)
 
 
 def test_matching_fixture_matches() -> None:
@@ -210,27 +181,27 @@ def test_matching_fixture_matches() -> None:
 
 
 # ---- front end ----------------------------------------------------------------------------------
-def test_front_end_matches(oracle: dict[str, np.ndarray]) -> None:
-    wave = oracle["wave_i16"].astype(np.float32) / 32768
+def test_front_end_matches() -> None:
+    wave = ARRAYS["wave_i16"].astype(np.float32) / 32768
     front_end = FRONT_ENDS["s2igan"]
-    check(oracle, "mel/logmel", front_end(wave))
-    check(oracle, "mel/power", front_end.filter_bank().double() @ front_end.power(wave))
-    check(oracle, "mel/filter_bank", front_end.filter_bank())
+    check("mel/logmel", front_end(wave))
+    check("mel/power", front_end.filter_bank().double() @ front_end.power(wave))
+    check("mel/filter_bank", front_end.filter_bank())
     newer = make_front_end("s2igan", edges="zeros", even_bins=False)
-    check(oracle, "mel/logmel_librosa011", newer(wave))
-    check(oracle, "mel/filter_bank_librosa011", newer.filter_bank())
+    check("mel/logmel_librosa011", newer(wave))
+    check("mel/filter_bank_librosa011", newer.filter_bank())
 
 
-def test_resampled_recording_gives_nearly_the_recorded_features(oracle: dict[str, np.ndarray]) -> None:
+def test_resampled_recording_gives_nearly_the_recorded_features() -> None:
     """The oracle calls this array informational: it depends on the version of another resampler.
 
     Bands at the old half rate hold only what the filter lets through, near the floor of 1e-6, and
     standardisation blows that up; a wrong filter is off by 3.5 there, an exact one in float64 by 5e-5.
     """
-    wave = oracle["wave_i16"].astype(np.float32) / 32768
+    wave = ARRAYS["wave_i16"].astype(np.float32) / 32768
     resampled = resample_wave(wave, 16_000, 22_050)
-    check(oracle, "mel/resampled_length", np.asarray(len(resampled)))
-    difference = np.abs(FRONT_ENDS["s2igan"](resampled) - oracle["mel/logmel_from_16k_resampled"])
+    check("mel/resampled_length", np.asarray(len(resampled)))
+    difference = np.abs(FRONT_ENDS["s2igan"](resampled) - ARRAYS["mel/logmel_from_16k_resampled"])
     assert difference.max() < 5e-3
     assert np.sqrt((difference**2).mean()) < 3e-4
 
@@ -248,6 +219,6 @@ def test_front_end_fixture_matches() -> None:
 
 def test_every_output_of_the_oracle_is_compared() -> None:
     source = Path(__file__).read_text()
-    for name in TOLERANCE:
+    for name in ORACLE.tolerance:
         generic = name if name.startswith("mel/") else name.split("/")[-1]
         assert generic in source, name

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fill import fill
+from oracle import Oracle
 from torch import Tensor, nn
 from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fill import fill
 
 from speech2image.losses.contrastive import MaskedContrastiveLoss, contrastive_loss
 from speech2image.metrics.protocol import get_protocol
@@ -23,35 +20,10 @@ from speech2image.speech.cascaded import CascadedSpeechClip, ClipText, KeywordNo
 from speech2image.speech.speechclip import ParallelBranch, SpeechClip, WeightedSum
 from speech2image.speech.towers import SpeechTower, conv_length, legacy_length, normalise_waves
 
-ORACLES = Path(__file__).parent / "oracles"
-JSON, NPZ = ORACLES / "speechclip_parallel_head.json", ORACLES / "speechclip_parallel_head.npz"
-SPEC = json.loads(JSON.read_text())
-TOLERANCE = SPEC["tolerance"]
+ORACLE = Oracle("speechclip_parallel_head")
+check, ARRAYS = ORACLE.check, ORACLE.arrays
+SPEC = ORACLE.spec
 CASES = ("uniform", "weighted")
-
-
-@pytest.fixture(scope="module")
-def oracle() -> dict[str, np.ndarray]:
-    with np.load(NPZ) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def check(oracle: dict[str, np.ndarray], name: str, value: Tensor | np.ndarray | float) -> None:
-    found = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    expected, bound = oracle[name], TOLERANCE[name]
-    found = found.reshape(expected.shape) if expected.size == 1 else found
-    assert found.shape == expected.shape, name
-    difference = np.abs(found.astype(np.float64) - expected)
-    if bound.get("exact"):
-        assert difference.max() == 0, name
-        return
-    assert difference.max() <= bound["suggested_atol"], (name, difference.max())
-    assert np.sqrt((difference**2).mean()) <= bound["suggested_rms"], name
 
 
 class Head(nn.Module):
@@ -65,9 +37,9 @@ class Head(nn.Module):
         self.parallel_branch = ParallelBranch(32, 24, heads=4, ff_dim=64)
 
 
-def head(oracle: dict[str, np.ndarray], case: str) -> Head:
+def head(case: str) -> Head:
     module = Head().eval()
-    kept = {name.removeprefix("kept/"): value for name, value in oracle.items() if name.startswith("kept/")}
+    kept = {name.removeprefix("kept/"): value for name, value in ARRAYS.items() if name.startswith("kept/")}
     state = {name: torch.from_numpy(value) for name, value in fill(SPEC["state"], kept).items()}
     ours = {name: value for name, value in state.items() if name in module.state_dict()}
     assert sorted(set(state) - set(ours)) == [
@@ -76,21 +48,21 @@ def head(oracle: dict[str, np.ndarray], case: str) -> Head:
     module.load_state_dict(ours)
     if case == "weighted":
         layer_sum: Any = module.audio_encoder.weightedsum_layer
-        layer_sum.weights.data.copy_(torch.from_numpy(oracle["layer_weights"]))
+        layer_sum.weights.data.copy_(torch.from_numpy(ARRAYS["layer_weights"]))
     return module
 
 
 # ---- front end ----------------------------------------------------------------------------------
-def test_front_end_matches(oracle: dict[str, np.ndarray]) -> None:
-    lengths = torch.from_numpy(oracle["wav_len"])
-    parts = np.split(oracle["frontend/wav"], np.cumsum(oracle["wav_len"])[:-1])
+def test_front_end_matches() -> None:
+    lengths = torch.from_numpy(ARRAYS["wav_len"])
+    parts = np.split(ARRAYS["frontend/wav"], np.cumsum(ARRAYS["wav_len"])[:-1])
     waves = nn.utils.rnn.pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True)
-    check(oracle, "frontend/padded_wav", normalise_waves(waves + 0.0, lengths))
+    check("frontend/padded_wav", normalise_waves(waves + 0.0, lengths))
     waves[1, 800:] = 7.0  # what lies beyond an item must not matter
-    check(oracle, "frontend/padded_wav", normalise_waves(waves, lengths))
+    check("frontend/padded_wav", normalise_waves(waves, lengths))
     padding = torch.arange(waves.shape[1]) >= lengths[:, None]
-    check(oracle, "frontend/padding_mask", padding.long())
-    check(oracle, "frame_len", legacy_length(lengths, oracle["hidden_states"].shape[2]))
+    check("frontend/padding_mask", padding.long())
+    check("frame_len", legacy_length(lengths, ARRAYS["hidden_states"].shape[2]))
 
 
 def test_frames_are_the_convolutions_not_a_rounded_share() -> None:
@@ -108,41 +80,41 @@ def test_frames_are_the_convolutions_not_a_rounded_share() -> None:
 
 # ---- head ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("case", CASES)
-def test_head_gives_the_recorded_values_and_gradients(oracle: dict[str, np.ndarray], case: str) -> None:
-    module = head(oracle, case)
-    states, frames = torch.from_numpy(oracle["hidden_states"]), torch.from_numpy(oracle["frame_len"])
+def test_head_gives_the_recorded_values_and_gradients(case: str) -> None:
+    module = head(case)
+    states, frames = torch.from_numpy(ARRAYS["hidden_states"]), torch.from_numpy(ARRAYS["frame_len"])
     layer_sum: Any = module.audio_encoder.weightedsum_layer
     summed = layer_sum(states)
-    check(oracle, f"{case}/weighted_sum", summed)
+    check(f"{case}/weighted_sum", summed)
     plain = WeightedSum(5, normalise=False)
     plain.load_state_dict(layer_sum.state_dict())
-    check(oracle, f"{case}/weighted_sum_no_normalisation", plain(states))
+    check(f"{case}/weighted_sum_no_normalisation", plain(states))
     result = module.parallel_branch(summed, frames)
-    check(oracle, f"{case}/branch_out", result.sentence)
+    check(f"{case}/branch_out", result.sentence)
     valid = [result.states[item, :count] for item, count in enumerate(frames.tolist())]
-    check(oracle, f"{case}/last_hidden_valid", torch.cat(valid))
+    check(f"{case}/last_hidden_valid", torch.cat(valid))
     audio = functional.normalize(result.sentence, dim=1)
-    image = functional.normalize(torch.from_numpy(oracle["image_features"]), dim=1)
-    check(oracle, f"{case}/audio_embedding", audio)
-    check(oracle, f"{case}/image_embedding", image)
-    loss = module.criterion(audio, image, torch.from_numpy(oracle["ids"]))
-    check(oracle, f"{case}/loss", loss)
+    image = functional.normalize(torch.from_numpy(ARRAYS["image_features"]), dim=1)
+    check(f"{case}/audio_embedding", audio)
+    check(f"{case}/image_embedding", image)
+    loss = module.criterion(audio, image, torch.from_numpy(ARRAYS["ids"]))
+    check(f"{case}/loss", loss)
     loss.backward()
     parameters = dict(module.named_parameters())
     assert sorted(parameters) == sorted(SPEC["parameters_in_order"])
     assert sum(p.numel() for p in parameters.values()) == SPEC["parameter_count"]
     norms = [parameters[name].grad for name in SPEC["parameters_in_order"]]
-    check(oracle, f"{case}/grad_norms", np.array([float(g.norm()) for g in norms if g is not None]))
+    check(f"{case}/grad_norms", np.array([float(g.norm()) for g in norms if g is not None]))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_head_in_inference_gives_the_same(oracle: dict[str, np.ndarray], case: str) -> None:
-    module = head(oracle, case)
-    frames = torch.from_numpy(oracle["frame_len"])
+def test_head_in_inference_gives_the_same(case: str) -> None:
+    module = head(case)
+    frames = torch.from_numpy(ARRAYS["frame_len"])
     with torch.no_grad():  # torch takes fused kernels here
         layer_sum: Any = module.audio_encoder.weightedsum_layer
-        sentence, _ = module.parallel_branch(layer_sum(torch.from_numpy(oracle["hidden_states"])), frames)
-    check(oracle, f"{case}/branch_out", sentence)
+        sentence, _ = module.parallel_branch(layer_sum(torch.from_numpy(ARRAYS["hidden_states"])), frames)
+    check(f"{case}/branch_out", sentence)
 
 
 def test_sine_filled_branch_matches_the_fixture() -> None:
@@ -183,10 +155,10 @@ def test_sine_filled_branch_matches_the_fixture() -> None:
 
 # ---- loss ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("variant", SPEC["loss_variants"])
-def test_loss_variants_and_gradients_match(oracle: dict[str, np.ndarray], variant: str) -> None:
+def test_loss_variants_and_gradients_match(variant: str) -> None:
     settings = SPEC["loss_variants"][variant]
-    first, second = (torch.from_numpy(oracle[f"loss/{side}"]).requires_grad_() for side in "ab")
-    ids = torch.from_numpy(oracle["loss/ids"]) if settings["ids"] else None
+    first, second = (torch.from_numpy(ARRAYS[f"loss/{side}"]).requires_grad_() for side in "ab")
+    ids = torch.from_numpy(ARRAYS["loss/ids"]) if settings["ids"] else None
     directions = {"a_to_b": "forward", "b_to_a": "backward"}
     if variant in directions:
         loss = contrastive_loss(first, second, ids, 1 / 0.07, direction=directions[variant])
@@ -200,13 +172,13 @@ def test_loss_variants_and_gradients_match(oracle: dict[str, np.ndarray], varian
         )
         loss = module(first, second, ids)
     loss.backward()
-    check(oracle, f"loss/{variant}", loss)
+    check(f"loss/{variant}", loss)
     assert first.grad is not None and second.grad is not None
-    check(oracle, f"loss/{variant}/grad_a", first.grad)
-    check(oracle, f"loss/{variant}/grad_b", second.grad)
-    if f"loss/{variant}/grad_temperature" in oracle:
+    check(f"loss/{variant}/grad_a", first.grad)
+    check(f"loss/{variant}/grad_b", second.grad)
+    if f"loss/{variant}/grad_temperature" in ARRAYS:
         assert module.temperature is not None and module.temperature.grad is not None
-        check(oracle, f"loss/{variant}/grad_temperature", module.temperature.grad)
+        check(f"loss/{variant}/grad_temperature", module.temperature.grad)
 
 
 def test_loss_fixture_matches() -> None:
@@ -239,9 +211,9 @@ def percent(scores: np.ndarray, query_ids: np.ndarray, gallery_ids: np.ndarray) 
     return [100 * found[f"recall@{k}"].value for k in ks]
 
 
-def test_retrieval_matches_in_both_directions(oracle: dict[str, np.ndarray]) -> None:
-    scores = oracle["retrieval/similarity"].astype(np.float64)
-    images, spoken = oracle["retrieval/image_ids"], oracle["retrieval/audio_ids"]
+def test_retrieval_matches_in_both_directions() -> None:
+    scores = ARRAYS["retrieval/similarity"].astype(np.float64)
+    images, spoken = ARRAYS["retrieval/image_ids"], ARRAYS["retrieval/audio_ids"]
     to_image, to_speech = percent(scores.T, spoken, images), percent(scores, images, spoken)
     expected = SPEC["retrieval"]
     assert to_image == pytest.approx(list(expected["audio_to_image_percent"].values()), abs=1e-5)
@@ -331,7 +303,7 @@ def test_speech_towers_have_the_published_sizes(name: str, total: int) -> None:
 
 def test_every_output_of_the_oracle_is_compared() -> None:
     source = Path(__file__).read_text()
-    for name in TOLERANCE:
+    for name in ORACLE.tolerance:
         assert (
             name in source or name.split("/")[-1] in source or name.split("/")[1] in SPEC["loss_variants"]
         ), name

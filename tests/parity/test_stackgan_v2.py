@@ -5,21 +5,14 @@ Every output of the oracle is compared at the tolerance its file names; the last
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from oracle import Oracle
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fill import official_states
 
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator
@@ -32,52 +25,17 @@ from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.gan_module import GanModule
 from speech2image.types import ImagePyramid
 
-FOLDER = Path(__file__).parent / "oracles"
-JSON, NPZ = FOLDER / "stackgan_v2.json", FOLDER / "stackgan_v2.npz"
-SPEC: dict[str, Any] = json.loads(JSON.read_text())
+ORACLE = Oracle("stackgan_v2")
+check, tensor = ORACLE.check, ORACLE.tensor
 SIZES = (64, 128, 256)
 COLOUR = 50.0
 SUB = {0: 3, 1: 7, 2: 13}
 
 
-@cache
-def stored() -> dict[str, np.ndarray]:
-    with np.load(NPZ) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-COMPARED: set[str] = set()
-
-
-def check(name: str, value: Tensor) -> None:
-    """Compare one output at both bounds of its file: largest and root-mean-square difference."""
-    expected = stored()[name].astype(np.float64)
-    found = value.detach().double().numpy()
-    assert found.shape == expected.shape, name
-    gap = np.abs(found - expected)
-    bound = SPEC["tolerance"][name]
-    assert gap.max() <= bound["suggested_atol"], f"{name}: {gap.max():.3g} > {bound['suggested_atol']}"
-    rms = float(np.sqrt((gap**2).mean()))
-    assert rms <= bound["suggested_rms"], f"{name}: rms {rms:.3g} > {bound['suggested_rms']}"
-    COMPARED.add(name)
-
-
-def tensor(name: str) -> Tensor:
-    return torch.from_numpy(stored()[name].copy())
-
-
 def load(network: nn.Module, name: str, calibrated: bool = False) -> nn.Module:
-    state = official_states(JSON, NPZ, calibrated)[name]
+    state = ORACLE.states(calibrated)[name]
     assert list(network.state_dict()) == list(state), "state keys and their order"
-    network.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
+    network.load_state_dict(state)
     return network
 
 
@@ -238,7 +196,7 @@ def compare_two_steps(prefix: str, weight: float) -> None:
 
 def summary(network: nn.Module) -> Tensor:
     """Return sum, sum of absolute values, first and last element of every parameter, in stored order."""
-    assert [name for name, _ in network.named_parameters()] == SPEC["param_names"]
+    assert [name for name, _ in network.named_parameters()] == ORACLE.spec["param_names"]
     rows = [p.detach().contiguous().flatten().double() for p in network.parameters()]
     return torch.stack([torch.stack([row.sum(), row.abs().sum(), row[0], row[-1]]) for row in rows])
 
@@ -379,7 +337,7 @@ def test_closed_form_losses() -> None:
 
 def test_every_output_of_the_oracle_is_compared() -> None:
     """Nothing of the oracle is left out; comparisons that ran elsewhere are repeated here."""
-    if set(SPEC["outputs"]) - COMPARED:
+    if set(ORACLE.spec["outputs"]) - ORACLE.compared:
         for mode in ("eval_rule", "train", "eval_cal"):
             test_generator_paints_recorded_images(mode)
             for pixels in SIZES:
@@ -391,4 +349,4 @@ def test_every_output_of_the_oracle_is_compared() -> None:
             compare_two_steps(prefix, weight)
         test_generator_loss_terms_match()
         test_moving_average_matches()
-    assert sorted(set(SPEC["outputs"]) - COMPARED) == []
+    assert sorted(set(ORACLE.spec["outputs"]) - ORACLE.compared) == []

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fill import fill
+from oracle import FOLDER, Oracle
 from torch import Tensor, nn
 
 from speech2image.codecs.code_map import CodeMap
@@ -27,15 +25,10 @@ from speech2image.codecs.quantizers import VectorQuantizer
 from speech2image.codecs.vqgan import VqGan
 from speech2image.losses.perceptual import Lpips
 
-FOLDER = Path(__file__).parent / "oracles"
 TINY, GUMBEL = "vqgan_tiny", "vqgan_gumbel_tiny"
-COMPARED: dict[str, set[str]] = {TINY: set(), GUMBEL: set()}
 
 
-@cache
-def oracle(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with np.load(FOLDER / f"{name}.npz") as arrays:
-        return {key: arrays[key] for key in arrays.files}, json.loads((FOLDER / f"{name}.json").read_text())
+recorded = cache(Oracle)
 
 
 @cache
@@ -43,34 +36,6 @@ def facts() -> tuple[dict[str, Any], dict[str, Any]]:
     about = json.loads((FOLDER / "full_size_facts.json").read_text())["configurations"]
     with gzip.open(FOLDER / "full_size_facts.state.json.gz", "rt") as file:
         return about, json.load(file)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def tensor(name: str, key: str) -> Tensor:
-    return torch.from_numpy(oracle(name)[0][key].copy())
-
-
-def check(name: str, key: str, value: Tensor) -> None:
-    """Compare one output at both bounds of its file, whole numbers exactly."""
-    arrays, spec = oracle(name)
-    bound, found = spec["tolerance"][key], value.detach().cpu().numpy()
-    assert found.size == arrays[key].size, key
-    expected = arrays[key].reshape(found.shape)
-    if bound.get("exact"):
-        assert (found == expected).all(), f"{key}: {(found != expected).sum()} differ"
-    else:
-        gap = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-        assert gap.max() <= bound["suggested_atol"], f"{key}: {gap.max():.3g} > {bound['suggested_atol']}"
-        rms = math.sqrt(float((gap**2).mean()))
-        assert rms <= bound["suggested_rms"], f"{key}: rms {rms:.3g} > {bound['suggested_rms']}"
-    COMPARED[name].add(key)
 
 
 def arguments(config: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -90,7 +55,7 @@ def arguments(config: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def network(name: str) -> VqGan:
-    spec = oracle(name)[1]
+    spec = recorded(name).spec
     kind = {"quantizer": "gumbel", "kl_weight": 0.01} if name == GUMBEL else {"legacy": True}
     codec = VqGan(**arguments(spec["constructor"], **kind))
     load(codec, spec["state"])
@@ -104,7 +69,7 @@ def load(module: nn.Module, spec: Any) -> None:
 
 
 def images(name: str) -> Tensor:
-    return tensor(name, "images") / 255.0 * 2.0 - 1.0
+    return recorded(name).tensor("images") / 255.0 * 2.0 - 1.0
 
 
 def to_255(painted: Tensor) -> Tensor:
@@ -114,17 +79,17 @@ def to_255(painted: Tensor) -> Tensor:
 def test_encoder_quantizer_and_decoder_give_recorded_values() -> None:
     codec = network(TINY)
     with torch.no_grad():
-        check(TINY, "encoder_out", codec.encoder(images(TINY)))
+        recorded(TINY).check("encoder_out", codec.encoder(images(TINY)))
         output = codec(images(TINY))
-        check(TINY, "pre_quant", output.latents)
-        check(TINY, "tokens", output.tokens)
-        check(TINY, "tokens", codec.tokens(images(TINY)))
+        recorded(TINY).check("pre_quant", output.latents)
+        recorded(TINY).check("tokens", output.tokens)
+        recorded(TINY).check("tokens", codec.tokens(images(TINY)))
         vectors = codec.quantize.vectors(output.tokens, 8, 8)
-        check(TINY, "quantised", vectors)
-        check(TINY, "quantise_loss", output.loss)
-        check(TINY, "post_quant", codec.post_quant_conv(vectors))
-        check(TINY, "decoded", output.images)
-        check(TINY, "decoded", codec.paint_tokens(output.tokens))
+        recorded(TINY).check("quantised", vectors)
+        recorded(TINY).check("quantise_loss", output.loss)
+        recorded(TINY).check("post_quant", codec.post_quant_conv(vectors))
+        recorded(TINY).check("decoded", output.images)
+        recorded(TINY).check("decoded", codec.paint_tokens(output.tokens))
 
 
 def test_gradients_are_the_recorded_ones() -> None:
@@ -132,42 +97,46 @@ def test_gradients_are_the_recorded_ones() -> None:
     output = codec(images(TINY))
     loss = (output.images - images(TINY)).square().mean() + output.loss
     torch.autograd.backward(loss)
-    assert [name for name, _ in codec.named_parameters()] == oracle(TINY)[1]["parameters_in_order"]
+    assert [name for name, _ in codec.named_parameters()] == recorded(TINY).spec["parameters_in_order"]
     norms = [float(p.grad.norm()) for p in codec.parameters() if p.grad is not None]
-    check(TINY, "grad_norms", torch.tensor(norms))
+    recorded(TINY).check("grad_norms", torch.tensor(norms))
 
 
 @pytest.mark.parametrize("name", [TINY, GUMBEL])
 def test_reduced_code_book_gives_recorded_tokens_and_images(name: str) -> None:
-    code_map = CodeMap.from_lookup(tensor(name, "reduced/full_to_quantize"))
-    check(name, "reduced/quantize_to_full", code_map.reduced_to_full)
+    code_map = CodeMap.from_lookup(recorded(name).tensor("reduced/full_to_quantize"))
+    recorded(name).check("reduced/quantize_to_full", code_map.reduced_to_full)
     codec = Codec(network(name), code_map)
     if name == TINY:
         tokens = codec.encode(images(name))
-        check(name, "reduced/tokens", tokens)
-        check(name, "reduced/reconstruction", to_255(codec.decode(tokens)))
+        recorded(name).check("reduced/tokens", tokens)
+        recorded(name).check("reduced/reconstruction", to_255(codec.decode(tokens)))
     else:  # the recorded tokens are the noisy ones
-        check(name, "reduced/tokens", code_map.reduce(tensor(name, "noisy/tokens")))
-        assert torch.equal(codec.encode(images(name)), code_map.reduce(tensor(name, "argmax/tokens")))
-    check(name, "reduced/decoded_from_random", to_255(codec.decode(tensor(name, "reduced/random_tokens"))))
+        recorded(name).check("reduced/tokens", code_map.reduce(recorded(name).tensor("noisy/tokens")))
+        assert torch.equal(
+            codec.encode(images(name)), code_map.reduce(recorded(name).tensor("argmax/tokens"))
+        )
+    recorded(name).check(
+        "reduced/decoded_from_random", to_255(codec.decode(recorded(name).tensor("reduced/random_tokens")))
+    )
 
 
 def test_gumbel_codec_gives_recorded_values_with_and_without_noise() -> None:
     codec = network(GUMBEL)
-    gumbel = -tensor(GUMBEL, "exponential").log()
+    gumbel = -recorded(GUMBEL).tensor("exponential").log()
     for kind, noise in (("noisy", gumbel), ("argmax", None)):
         output = codec(images(GUMBEL), noise)
-        check(GUMBEL, f"{kind}/tokens", output.tokens)
-        check(GUMBEL, f"{kind}/decoded", output.images)
+        recorded(GUMBEL).check(f"{kind}/tokens", output.tokens)
+        recorded(GUMBEL).check(f"{kind}/decoded", output.images)
         with torch.no_grad():
-            check(GUMBEL, f"{kind}/quantised", codec.quantize(output.latents, noise).vectors)
-        check(GUMBEL, f"{kind}/quantised", codec.quantize(output.latents, noise).vectors)
-        check(GUMBEL, f"{kind}/quantised", codec.quantize.vectors(output.tokens, 8, 8))
-    check(GUMBEL, "encoder_out", codec.encoder(images(GUMBEL)))
-    check(GUMBEL, "pre_quant", output.latents)
-    check(GUMBEL, "logits", codec.quantize.proj(output.latents))
-    check(GUMBEL, "kl_term", output.loss)
-    check(GUMBEL, "argmax/tokens", codec.tokens(images(GUMBEL)))
+            recorded(GUMBEL).check(f"{kind}/quantised", codec.quantize(output.latents, noise).vectors)
+        recorded(GUMBEL).check(f"{kind}/quantised", codec.quantize(output.latents, noise).vectors)
+        recorded(GUMBEL).check(f"{kind}/quantised", codec.quantize.vectors(output.tokens, 8, 8))
+    recorded(GUMBEL).check("encoder_out", codec.encoder(images(GUMBEL)))
+    recorded(GUMBEL).check("pre_quant", output.latents)
+    recorded(GUMBEL).check("logits", codec.quantize.proj(output.latents))
+    recorded(GUMBEL).check("kl_term", output.loss)
+    recorded(GUMBEL).check("argmax/tokens", codec.tokens(images(GUMBEL)))
 
 
 F8 = {"quantizer": "gumbel"}
@@ -291,5 +260,5 @@ def count(module: nn.Module) -> int:
 
 
 def test_every_recorded_output_was_compared() -> None:
-    for name, keys in COMPARED.items():
-        assert keys == set(oracle(name)[1]["tolerance"]), name
+    for name in (TINY, GUMBEL):
+        assert recorded(name).compared == set(recorded(name).tolerance), name

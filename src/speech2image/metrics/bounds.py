@@ -53,13 +53,12 @@ def half_bounds(
 
     Returns: `fid/real_halves`, `kid/real_halves`, `fid/same_count`, `kid/same_count`; intervals are the
         range of 95 % of the splits, not an error of the mean.
-    Raises:  ProtocolError: fewer than four real images.
+    Raises:  ProtocolError: fewer than four real or two generated images.
     """
-    count = len(real) // 2
-    if count < 2 or len(generated) < count:
+    count = min(len(real) // 2, len(generated))
+    if count < 2:
         raise ProtocolError(
-            f"real halves need at least 4 real images and half as many generated ones, found {len(real)} and"
-            f" {len(generated)}",
+            f"real halves need at least 4 real images and 2 generated ones, found {len(real)} and {len(generated)}",
             "Generate for the whole split.",
         )
     rng = np.random.default_rng(seed)

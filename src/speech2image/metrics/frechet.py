@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg import eigh, lapack
 from torch import Tensor
 
 from speech2image.errors import ProtocolError
 
 Array = npt.NDArray[np.float64]
-_WELL_CONDITIONED = 1e-10
+_ACCURACY = 1e-8
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,8 @@ class Distance:
         for influence, groups in ((self.left, left_groups), (self.right, right_groups)):
             sums = influence
             if groups is not None:
-                sums = np.bincount(
-                    np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1), influence
-                )
+                labels = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+                sums = np.bincount(labels, influence).astype(np.float64)
             variance += float((sums**2).sum()) / len(influence) ** 2
         return math.sqrt(variance)
 
@@ -122,20 +122,23 @@ def moments_distance(
 def trace_of_root(left: npt.ArrayLike | Tensor, right: npt.ArrayLike | Tensor) -> float:
     """Return the trace of the root of the product of two covariances, `(F, F)` each.
 
-    Where the left one is well conditioned: Cholesky factor L, then the roots of the eigenvalues of
-    L^T (right) L.  Otherwise the singular values of the product of both eigen-factors, which keeps
-    eigenvalues that are zero up to rounding from entering by their root.
+    With the Cholesky factor L of the left one: the roots of the eigenvalues of L^T (right) L, where
+    rounding of the eigenvalues cannot move their sum by 1e-8.  Otherwise the singular values of the product of both
+    eigen-factors, which keeps eigenvalues that are zero up to rounding from entering by their root.
 
     Source:  Heusel et al. 2017, eq. 6, whose reference takes a Schur root of the product.
-    Cost:    one symmetric eigenproblem of order F; three decompositions where singular.
+    Cost:    F^3 / 3 for L, F^3 for the product, 4/3 F^3 for the values; three decompositions where singular.
     """
     cov_a, cov_b = _double(left), _double(right)
-    factor, failed = torch.linalg.cholesky_ex(cov_a)
-    scale = factor.diagonal()
-    if not failed and float(scale.min()) ** 2 > _WELL_CONDITIONED * float(scale.max()) ** 2:
-        values = torch.linalg.eigvalsh(factor.T @ cov_b @ factor)
-        if float(values[0]) > _WELL_CONDITIONED * float(values[-1]):
-            return float(values.sqrt().sum())
+    factor, failed = lapack.dpotrf(cov_a.numpy(), lower=1, clean=0)
+    if not failed:
+        product, _ = lapack.dsygst(cov_b.numpy(), factor, itype=2, lower=1)
+        values = eigh(product, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
+        if values[0] > 0:
+            roots = np.sqrt(values)
+            error = np.finfo(np.float64).eps * values[-1] * (0.5 / roots).sum()
+            if error < _ACCURACY * roots.sum():
+                return float(roots.sum())
     return float(torch.linalg.svdvals(_eigen_factor(cov_a).T @ _eigen_factor(cov_b)).sum())
 
 

@@ -25,6 +25,7 @@ WIDTH_PX, HEIGHT_PX = 600, 330
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 58, 18, 14, 44
 MAX_LABELS = 12
 LETTER_PX = 6.0
+Cost = Callable[[Run], float | None]
 #: Validation numbers that say how good the pictures are.
 QUALITY = ("fid", "kid", "attribute_accuracy", "inception_score", "precision", "recall", "class_accuracy")
 
@@ -70,17 +71,29 @@ def compute_figures(stage: Stage, colours: Mapping[Run, str]) -> list[Figure]:
         found += [(run, own[0])] if own else []
     has_processor = [costs_of(run).train_cpu_seconds is not None for run, _ in found]
     note = "" if not any(has_processor) or all(has_processor) else "Some runs recorded no processor time."
-    training: Callable[[Run], float | None] = lambda run: costs_of(run).train_seconds
+    training: Cost = lambda run: costs_of(run).train_seconds
     axis = "training time by the clock"
     if found and all(has_processor):
         training, axis = (lambda run: costs_of(run).train_cpu_seconds), "processor time of training"
     title = f"{head.title} {head.arrow}".strip()
+    painting: Cost = lambda run: costs_of(run).seconds_per_image
     made = [
-        _figure(title, axis, note, _points(found, training, colours)),
-        _figure(title, "time to paint an image", _machines(found),
-                _points(found, lambda run: costs_of(run).seconds_per_image, colours)),
+        _figure(title, axis, _lacking(found, training, note), _points(found, training, colours)),
+        _figure(title, "time to paint an image", _lacking(found, painting, _machines(found)),
+                _points(found, painting, colours)),
     ]  # fmt: skip
     return [figure for figure in made if figure is not None]
+
+
+def _lacking(found: Sequence[tuple[Run, Metric]], cost: Cost, note: str) -> str:
+    """Return `note`, and which runs are not in the figure because they recorded no time."""
+    lacking = [run.label for run, _ in found if not cost(run)]
+    said = (
+        f"Not recorded for {', '.join(lacking)}."
+        if len(lacking) < 4
+        else f"{len(lacking)} runs recorded none."
+    )
+    return f"{note} {said}".strip() if lacking else note
 
 
 def _machines(found: Sequence[tuple[Run, Metric]]) -> str:
@@ -88,9 +101,7 @@ def _machines(found: Sequence[tuple[Run, Metric]]) -> str:
     return f"Timed on {' and '.join(machines)}." if machines else ""
 
 
-def _points(
-    found: Sequence[tuple[Run, Metric]], cost: Callable[[Run], float | None], colours: Mapping[Run, str]
-) -> list[Point]:
+def _points(found: Sequence[tuple[Run, Metric]], cost: Cost, colours: Mapping[Run, str]) -> list[Point]:
     points = []
     for run, metric in found:
         spent = cost(run)

@@ -78,7 +78,6 @@ def _run_view(place: int, run: Run) -> dict[str, Any]:
         "seeds": "",
         "input": run.input or "–",
         "costs": _cost_view(costs),
-        "parameters": parameters(run.about.get("parameters")),
         "facts": _facts(run),
         "command": _text(run.about.get("command")),
         "config": run.config_text.strip(),
@@ -100,6 +99,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     about = run.about
     facts = [("run", run.run_id), ("stage", run.stage), ("corpus", run.corpus)]
     facts += [(name, _text(about.get(name))) for name in ("status", "created", "finished")]
+    facts += [("parameters", parameters(about.get("parameters")))] if about.get("parameters") else []
     rate = run.journal.train.get("images_per_s")
     if rate is not None and np.isfinite(rate.values).any():
         facts.append(("images per second (median)", f"{np.nanmedian(rate.values):.4g}"))
@@ -188,7 +188,6 @@ def _group_view(
         "seeds": f"{len(group.runs)} seeds" if group.is_seeds else "",
         "place": position,
         "costs": _cost_view(mean_costs(group.runs)),
-        "parameters": first["parameters"],
         "cells": [column.cells[position] for column in stage.headlines],
     }
 
@@ -224,7 +223,7 @@ def _best(column: Column, groups: Sequence[Group]) -> str:
     cells = [(cell, group) for cell, group in zip(column.cells, groups, strict=True) if cell is not None]
     cell, group = next(((cell, group) for cell, group in cells if cell.best), cells[0])
     word = "Best " if len(cells) > 1 else ""
-    title = column.title if word else column.title[:1].upper() + column.title[1:]
+    title = column.title if word or not column.title.islower() else column.title.capitalize()
     chance = f" ({cell.chance})" if cell.chance else ""
     return f"{word}{title}: {' '.join(filter(None, (cell.value, cell.spread, cell.interval)))} by {group.label}{chance}."
 

@@ -57,6 +57,7 @@ tbody th { font-weight: 600; min-width: 190px; }
 tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1; }
 thead th:first-child { background: var(--wash); }
 td.number { white-space: nowrap; }
+.own td.number .interval { display: block; margin-left: 0; }
 td.cost { white-space: nowrap; } td.cost small { max-width: 170px; white-space: normal; }
 .spread { margin-left: 3px; }
 .member th, .member td { background: var(--wash); font-size: 13px; padding-top: 6px; padding-bottom: 6px; }
@@ -88,6 +89,7 @@ input[type=range] { accent-color: var(--accent); width: 180px; }
   background: color-mix(in srgb, var(--mixed) 16%, transparent); border-bottom: 3px solid var(--mixed);
   border-radius: 3px 3px 0 0; padding: 0 2px; }
 .row .hint { overflow-wrap: anywhere; font-size: 12.5px; margin: 0 0 10px; }
+.key { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; font-size: 11.5px; }
 audio { width: 100%; height: 36px; display: block; margin: 0 0 8px; }
 .spectrogram { position: relative; margin: 0; }
 .spectrogram img { width: 100%; height: 76px; display: block; border-radius: 6px; }

@@ -33,8 +33,8 @@ TEMPLATE = """
 {%- endif -%}
 {%- endmacro -%}
 
-{%- macro cost_cells(costs, has, parameters) -%}
-<td class="cost">{{ costs.time }}{% if costs.steps %}<small>{{ costs.steps }}</small>{% endif %}{% if parameters and parameters != "–" %}<small>{{ parameters }}</small>{% endif %}</td>
+{%- macro cost_cells(costs, has) -%}
+<td class="cost">{{ costs.time }}{% if costs.steps %}<small>{{ costs.steps }}</small>{% endif %}</td>
 {%- if has.processor %}<td class="cost">{{ costs.processor }}</td>{% endif -%}
 {%- if has.memory %}<td class="cost">{{ costs.memory }}</td>{% endif -%}
 {%- if has.rate %}<td class="cost">{{ costs.rate }}{% if costs.machine %}<small>{{ costs.machine }}</small>{% endif %}</td>{% endif -%}
@@ -131,10 +131,10 @@ that of the best. The protocol stands under each name.</p>
 <tr><th scope="row">{{ run_name(group) }}<small>{{ group.built_of }}</small>
 {%- if group.members %}<button type="button" class="fold" hidden aria-expanded="true" data-fold="{{ section.id }}-{{ stage.name }}-{{ group.place }}">{{ group.seeds }}</button>
 {%- endif %}</th><td>{{ group.input }}</td>
-{%- for cell in group.cells %}{{ metric_cell(cell) }}{% endfor %}{{ cost_cells(group.costs, stage.has, group.parameters) }}</tr>
+{%- for cell in group.cells %}{{ metric_cell(cell) }}{% endfor %}{{ cost_cells(group.costs, stage.has) }}</tr>
 {%- for member in group.members %}
 <tr class="member" data-folded="{{ section.id }}-{{ stage.name }}-{{ group.place }}"><th scope="row">{{ run_name(member.run) }}</th><td></td>
-{%- for cell in member.cells %}{{ metric_cell(cell) }}{% endfor %}{{ cost_cells(member.run.costs, stage.has, "") }}</tr>
+{%- for cell in member.cells %}{{ metric_cell(cell) }}{% endfor %}{{ cost_cells(member.run.costs, stage.has) }}</tr>
 {%- endfor %}
 {%- endfor %}
 </tbody></table></div>
@@ -217,7 +217,7 @@ each run painted from the sound alone. {{ section.rows_note }}</p>
 <div><p class="said">
 {%- for text, colour in row.pieces %}{% if colour %}<mark style="--colour: {{ colour }}">{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor -%}
 </p>
-<p class="hint">{{ row.class_name }} · {{ row.utterance }}</p>
+<p class="hint">{{ row.class_name }}<span class="key" title="{{ row.utterance }}">{{ row.utterance }}</span></p>
 {%- if row.sound.address %}
 <audio controls preload="metadata" src="{{ row.sound.address }}" aria-label="Recording: {{ row.caption }}"></audio>
 <figure class="spectrogram"><img src="{{ row.sound.spectrogram.address }}" alt="Spectrogram of the recording"

@@ -68,6 +68,11 @@ def test_all_images_are_there_with_their_digit(recorded: Manifest) -> None:
     assert {path.name for path in (recorded.root / "images").iterdir()} == {str(digit) for digit in range(10)}
 
 
+def test_digits_are_never_mirrored(recorded: Manifest) -> None:
+    """What training reads, see `CropTable`: a mirrored 2 is no 2."""
+    assert recorded.meta["mirror"] is False
+
+
 def test_images_are_the_strokes_enlarged(recorded: Manifest) -> None:
     truth = load_digits()
     for number in range(0, 1797, 50):

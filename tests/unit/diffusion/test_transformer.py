@@ -319,3 +319,27 @@ def test_adaptive_form_hears_conditions_of_any_width_from_the_start(width: int) 
     fresh = DiffusionTransformer(16, (4, 4), 1, 64, 4, conditioning="adaptive", condition_dim=width)
     heard = fresh.vector_emb.sentence(torch.randn(256, width, generator=torch.Generator().manual_seed(1)))
     assert 0.8 < float(heard.std()) < 1.2
+
+
+@pytest.mark.parametrize("form", ["adaptive", "cross", "class", "modulation"])
+def test_fresh_parameters_are_drawn_as_named(form: str) -> None:
+    """Released forms: N(0, 0.02); adaptive: N(0, 1/inputs) for matrices, N(0, 1/d) for tables; biases 0."""
+    torch.manual_seed(0)
+    dim = 128
+    options = {**ALL_FORMS[form], "null": "learned", "mlp": "fc"} | (
+        {"condition_dim": 2 * dim} if form in ("adaptive", "modulation") else {}
+    )
+    fresh = DiffusionTransformer(16, (4, 4), 1, dim, 4, **options)
+    zeroed = {"blocks.0.steer", "final_steer", "to_logits.1"} if form == "adaptive" else set()
+    for name, module in fresh.named_modules():
+        if name in zeroed or not isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            continue
+        inputs = module.in_features if isinstance(module, torch.nn.Linear) else dim
+        expected = inputs**-0.5 if form == "adaptive" else 0.02
+        error = 5 / (2 * module.weight.numel()) ** 0.5
+        assert module.weight.detach().std().item() == pytest.approx(expected, rel=error), name
+        assert not isinstance(module, torch.nn.Linear) or not module.bias.any(), name
+    for name in ("null_sentence", "null_words"):
+        if hasattr(fresh, name):
+            null = getattr(fresh, name)
+            assert null.detach().std().item() == pytest.approx(0.02, rel=5 / (2 * null.numel()) ** 0.5), name

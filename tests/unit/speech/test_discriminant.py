@@ -48,13 +48,32 @@ def test_directions_have_equal_variance_and_projections_unit_length() -> None:
 def test_agrees_with_scikit_learn_up_to_scale() -> None:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    sentences, labels, _ = _utterances(4, num_classes=200, each=30)
+    sentences, labels, _ = _utterances(4, num_classes=40, each=150)
+    kept = (labels % 2 == 0) | (np.arange(len(labels)) % 150 < 10)  # classes of 150 and of 10 utterances
+    sentences, labels = sentences[kept], labels[kept]
     ours = Discriminant.fit(sentences, labels, 3).directions.double().numpy()
     theirs = (
         LinearDiscriminantAnalysis(solver="eigen").fit(sentences.astype(np.float64), labels).scalings_[:, :3]
     )
     cosine = (ours * theirs).sum(0) / np.linalg.norm(ours, axis=0) / np.linalg.norm(theirs, axis=0)
     assert np.abs(cosine) == pytest.approx(np.ones(3), abs=1e-3)
+
+
+def test_an_offset_common_to_all_embeddings_changes_nothing() -> None:
+    sentences, labels, _ = _utterances(6)
+    plain = Discriminant.fit(sentences, labels, 3)(torch.from_numpy(sentences))
+    moved = sentences + np.float32(4)
+    found = Discriminant.fit(moved, labels, 3)(torch.from_numpy(moved))
+    assert torch.allclose(found.abs(), plain.abs(), atol=1e-3)  # a direction has no sign
+
+
+def test_fewer_utterances_than_dimensions_still_tell_classes_apart() -> None:
+    """12 utterances of 4 classes leave 8 of 16 directions without any scatter inside classes: shrinkage."""
+    sentences, labels, _ = _utterances(7, num_classes=4, each=3)
+    fitted = Discriminant.fit(sentences, labels, 3)
+    assert fitted.directions.isfinite().all() and float(fitted.directions.abs().max()) < 1e3
+    new = np.random.default_rng(8).normal(0, 0.02, sentences.shape).astype(np.float32) + sentences
+    assert torch.allclose(fitted(torch.from_numpy(new)), fitted(torch.from_numpy(sentences)), atol=0.2)
 
 
 def test_few_classes_have_fewer_directions() -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from short_fit import fit_up_to
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.models import vgg16
 
 from speech2image.codecs.discriminator import PatchDiscriminator
@@ -20,23 +19,6 @@ from speech2image.losses.perceptual import Lpips
 from speech2image.training.codec_module import CodecModule, load_perceptual
 
 SMALL: dict[str, Any] = {"channels": 8, "num_res_blocks": 1, "latent_dim": 8, "code_dim": 4, "num_codes": 12, "norm_groups": 4}  # fmt: skip
-
-
-class _Batches(Dataset[dict[str, Any]]):
-    def __len__(self) -> int:
-        return 1000
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": _images(index)}
-
-
-class _Data(pl.LightningDataModule):
-    def __init__(self, start: int, stop: int) -> None:
-        super().__init__()
-        self.steps = range(start, stop)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return DataLoader(Subset(_Batches(), self.steps), batch_size=None)
 
 
 def _images(index: int = 0) -> Tensor:
@@ -55,12 +37,7 @@ def _module(quantizer: Any = "ema", discriminator: bool = False, **options: Any)
 
 
 def _fit(module: CodecModule, steps: int) -> CodecModule:
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=_Data(module.train_step, steps))
-    return module
+    return fit_up_to(module, steps, lambda step: {"image": _images(step)})
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

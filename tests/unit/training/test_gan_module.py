@@ -6,10 +6,9 @@ import copy
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from short_fit import fit_up_to
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from speech2image.errors import ConfigError
 from speech2image.gan.discriminators import StackDiscriminator
@@ -17,28 +16,6 @@ from speech2image.gan.stackgan import StackGenerator
 from speech2image.losses.matching import matching_loss
 from speech2image.training.gan_module import GanModule
 from speech2image.types import ImagePyramid
-
-
-class _Batches(Dataset[dict[str, Any]]):
-    def __len__(self) -> int:
-        return 100
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return _batch(index)
-
-
-class _Data(pl.LightningDataModule):
-    """Batches `start` to `stop`; they are on the CPU already."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        super().__init__()
-        self.steps = range(start, stop)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return DataLoader(Subset(_Batches(), self.steps), batch_size=None)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch
 
 
 class _Branch(nn.Module):
@@ -72,12 +49,7 @@ def _module(**options: Any) -> GanModule:
 
 def _fit(module: GanModule, steps: int) -> GanModule:
     """Train up to `train_step == steps` of the suite's counter on batches addressed by it."""
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=_Data(module.train_step, steps))
-    return module
+    return fit_up_to(module, steps, _batch)
 
 
 def _weights(module: nn.Module) -> list[Tensor]:
