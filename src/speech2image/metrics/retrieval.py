@@ -158,13 +158,15 @@ def shuffled_recall(
     ks: Sequence[int] = (1, 5, 10, 50),
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """Measure recall at the largest k with the ids of the queries shuffled: the control, at chance.
+    """Measure recall at the largest useful k with the ids of the queries shuffled: the control, at chance.
 
-    Returns: `recall/shuffled@k`; arguments as in `recall_at_k`.  Its chance is that of shuffled ids in
-        this very gallery: below the one of random galleries where neighbours have one id.
+    Returns: `recall/shuffled@k`; arguments as in `recall_at_k`.  A list that one id can fill (a digit with 35
+        images among the first 10) says the same as its first entry: k is 1 then.  Chance is that of shuffled
+        ids in this very gallery: below the one of random galleries where neighbours share an id.
     """
     labels = np.random.default_rng(seed).permutation(np.asarray(query_ids))
-    depth = max((k for k in ks if k <= len(gallery)), default=1)
+    items_of_an_id = len(gallery) / len(np.unique(np.asarray(gallery_ids)))
+    depth = max((k for k in ks if items_of_an_id < k <= len(gallery)), default=1)
     found = recall_at_k(queries, gallery, labels, gallery_ids, protocol=protocol, ks=(depth,), seed=seed)
     note = "control: queries of other items; should be at chance"
     near = np.sort(np.asarray(gallery_ids)[ranked(queries, gallery, depth)], axis=1)
