@@ -14,6 +14,7 @@ from speech2image.report.groups import Group, group_runs
 from speech2image.report.tables import Column, columns, headlines, is_control
 
 NUM_HEADLINES = 4
+_KINDS = ("generator", "encoder", "codec")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ def by_corpus(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def stages_of(corpus: str, runs: Sequence[Run]) -> list[Stage]:
-    """Lay the runs of one corpus out, a table for each kind of model in order of first appearance."""
+    """Lay the runs of one corpus out, a table for each kind of model, generators first."""
     made = []
-    for kind in dict.fromkeys(run.kind for run in runs):
+    kinds = dict.fromkeys(run.kind for run in runs)
+    for kind in sorted(kinds, key=lambda one: _KINDS.index(one) if one in _KINDS else len(_KINDS)):
         members = tuple(run for run in runs if run.kind == kind)
         groups = tuple(group_runs(members))
         found = columns(groups)

@@ -26,8 +26,8 @@ TEMPLATE = """
 <td class="number" title="{{ cell.exact }}">
 {%- if cell.best %}<b class="value">{{ cell.value }}</b>{% else %}<span class="value">{{ cell.value }}</span>{% endif -%}
 {%- if cell.spread %} <span class="spread">{{ cell.spread }}</span>{% endif -%}
-{%- if cell.interval %} <span class="interval">{{ cell.interval }}</span>{% endif -%}
 {%- if cell.tied %} <span title="its interval overlaps that of the best">≈</span>{% endif -%}
+{%- if cell.interval %} <span class="interval">{{ cell.interval }}</span>{% endif -%}
 {%- if cell.count or cell.chance %}<small>{{ cell.count }}{% if cell.count and cell.chance %} · {% endif %}{{ cell.chance }}</small>{% endif -%}
 </td>
 {%- endif -%}
