@@ -35,7 +35,9 @@ def verb_help(verb: str, line: str) -> str:
         if group == "protocol":
             from speech2image.metrics.protocols import PROTOCOLS
 
-            parts += ["  what each fixes (split, counts, real set, networks, preparation) is written into metrics.json:"]
+            parts += [
+                "  what each fixes (split, counts, real set, networks, preparation) is written into metrics.json:"
+            ]
             parts += [f"  {name:<24} {found.title}" for name, found in sorted(PROTOCOLS.items())]
         if group == "data":
             parts += _fields(MakeBirdsConfig, "data.make", " (spoken_birds)")
