@@ -142,7 +142,11 @@ def random_state(seed: int) -> dict[str, Tensor]:
 
     torch.manual_seed(seed)
     body = inception_v3(weights=None, init_weights=False, aux_logits=False, num_classes=1008)
-    return body.state_dict()
+    state = body.state_dict()
+    for key, value in state.items():
+        if value.ndim > 1:
+            state[key] = torch.randn(value.shape) * (2 / value[0].numel()) ** 0.5
+    return state
 
 
 def bench_pipeline(images: int, px: int, weights: Path | None) -> None:
