@@ -7,7 +7,6 @@ from typing import Any
 
 from speech2image.errors import ConfigError, ProtocolError
 
-_DEFAULT_PROTOCOL = {"spoken_birds": "spoken_birds", "spoken_digits": "spoken_digits"}
 _CORPUS_OF = {"_cub": "cub200", "_flickr8k": "flickr8k", "spoken_birds": "spoken_birds",
               "spoken_digits": "spoken_digits"}  # fmt: skip
 
@@ -77,8 +76,9 @@ def protocol_of(config: dict[str, Any], corpus: str) -> tuple[Any, str]:
     Raises:  ProtocolError: unknown, or the protocol of another corpus.
     """
     from speech2image.metrics.protocol import get_protocol
+    from speech2image.training.probes import usual_protocol
 
-    asked, usual = config["protocol"], _DEFAULT_PROTOCOL.get(corpus, "offline")
+    asked, usual = config["protocol"], usual_protocol(corpus)
     protocol = get_protocol(usual if asked["name"] == "auto" else asked["name"], asked["legacy"])
     base = protocol.name.removesuffix("-corrected")
     made_for = next((name for ending, name in _CORPUS_OF.items() if base.endswith(ending)), corpus)

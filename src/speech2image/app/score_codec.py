@@ -15,7 +15,6 @@ def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[
     """Return what is left of real images after the codec: FID to the originals, attributes where known."""
     from speech2image.app.score_bounds import half_bounds_of
     from speech2image.app.score_networks import (
-        attribute_labels,
         network_of,
         probe_accuracy,
         real_cache,
@@ -23,6 +22,7 @@ def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[
     )
     from speech2image.metrics.imageset import ImageSet
     from speech2image.metrics.scores import image_scores
+    from speech2image.training.probes import probe_labels
 
     settings, split = scored.config, config["split"]
     corpus = open_corpus(settings["data"], settings["audio"], config["paths"])
@@ -34,7 +34,7 @@ def evaluate_codec(scored: Any, protocol: Any, config: dict[str, Any]) -> tuple[
     metrics: list[Any] = []
     if probe is not None:
         metrics += probe_accuracy(probe, corpus, image_px, protocol)
-        labels, _ = attribute_labels(corpus, split, protocol, probe.classes)
+        labels, _ = probe_labels(corpus, split, protocol.attributes, probe.classes)
         groups = [record.class_id for record in corpus.records(split)]
         arrays = ImageSet(painted, probe.image_px).array()
         for metric in probe.accuracy(arrays, labels, protocol=protocol, groups=groups).values():

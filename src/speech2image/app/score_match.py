@@ -227,12 +227,12 @@ def classifier_metrics(bench: Any, images: Any) -> list[Any]:
     """
     if not bench.config["classifier"]:
         return []
-    from speech2image.app.score_networks import PROBE_PX
     from speech2image.app.score_real import prepared_arrays
     from speech2image.metrics.classifier import accuracy_metric, class_hits, train_classifier
     from speech2image.metrics.imageset import ImageSet
     from speech2image.metrics.networks import probe_network
     from speech2image.metrics.scores import image_scores
+    from speech2image.training.probes import PROBE_PX
 
     px, protocol, seed = bench.settings["image_px"], bench.protocol, bench.config["seed"]
     side = min(px, PROBE_PX)
