@@ -217,7 +217,10 @@ class QualityConfig:
     num_images: int = option(256, "held-out utterances painted, always the same", low=8, high=100_000)
     sampler_steps: int | None = option(10, "diffusion: most steps of the sampler; null: its own", low=1)
     max_share: float = option(
-        0.05, "largest share of the training time; beyond it measurements are left out", low=0, high=1
+        0.05,
+        "largest share of the training time; beyond it measurements are left out; 1: no limit",
+        low=0,
+        high=1,
     )
 
 

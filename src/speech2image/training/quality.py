@@ -135,7 +135,7 @@ class QualityWatch(pl.Callback):
         painter_of: painter of a module's averaged weights.
         every: steps between measurements.
         max_share: largest share of the training time; a measurement that would exceed it is left out, which is
-            said once.
+            said once.  1: no limit.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class QualityWatch(pl.Callback):
 
     def _affords(self, seconds: float) -> bool:
         elapsed = time.perf_counter() - self._start
-        return self.seconds + seconds <= self.max_share * elapsed
+        return self.max_share >= 1 or self.seconds + seconds <= self.max_share * elapsed
 
     def _tell(self, writer: JournalWriter, step: int) -> None:
         if not self._has_told:
