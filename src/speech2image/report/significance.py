@@ -1,6 +1,6 @@
 """Is one method better than another?  Paired tests, Welch's t test and Holm's correction.
 
-Plain numpy, no run folders: arrays in, a `Difference` out.  What is paired with what, and the
+Arrays only, no run folders: arrays in, a `Difference` out.  What is paired with what, and the
 sentence a reader gets, is in `differences.py`.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtr, stdtrit
 
 NUM_FLIPS = 9_999
 NUM_REPLICATES = 2_000
@@ -53,59 +54,6 @@ class Spread:
     count: int
 
 
-# ---- Student's t ------------------------------------------------------------------------------
-def student_t_cdf(t: float, df: float) -> float:
-    """Return P(T <= t) of Student's t with `df` degrees of freedom, to about 1e-12.
-
-    Source: Abramowitz and Stegun 26.5.27 with the continued fraction 26.5.8 of the incomplete beta
-        function, evaluated by Lentz's method.
-
-    >>> round(student_t_cdf(2.776445, 4), 6)
-    0.975
-    """
-    if t * t < df:  # near the middle the tail's argument is close to 1 and has lost its digits
-        aside = 0.5 * _incomplete_beta(0.5, df / 2.0, t * t / (df + t * t))
-        return 0.5 + (aside if t > 0 else -aside)
-    tail = 0.5 * _incomplete_beta(df / 2.0, 0.5, df / (df + t * t))
-    return 1.0 - tail if t > 0 else tail
-
-
-def student_t_quantile(prob: float, df: float) -> float:
-    """Return t with P(T <= t) = `prob`, by bisection."""
-    if prob < 0.5:
-        return -student_t_quantile(1.0 - prob, df)
-    low, high = 0.0, 1.0
-    while student_t_cdf(high, df) < prob and high < 1e300:
-        high *= 2.0
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if student_t_cdf(middle, df) < prob else (low, middle)
-    return 0.5 * (low + high)
-
-
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    if x <= 0.0 or x >= 1.0:
-        return float(x >= 1.0)
-    if x > (a + 1.0) / (a + b + 2.0):
-        return 1.0 - _incomplete_beta(b, a, 1.0 - x)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    tiny, result, c, d = 1e-300, 1.0, 1.0, 0.0
-    for step in range(400):
-        m = step // 2
-        if step == 0:
-            term = 1.0
-        elif step % 2 == 0:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        else:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        d = 1.0 / (1.0 + term * d or tiny)
-        c = 1.0 + term / c or tiny
-        result *= c * d
-        if abs(1.0 - c * d) < 1e-15:
-            break
-    return math.exp(front) * (result - 1.0) / a
-
-
 # ---- seeds ------------------------------------------------------------------------------------
 def t_interval(values: Sequence[float], level: float = 0.95) -> Spread:
     """Return the mean of independent runs with its t interval, n - 1 degrees of freedom.
@@ -119,7 +67,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Spread:
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
     deviation = 0.0 if np.ptp(array) == 0 else float(array.std(ddof=1))  # equal values leave no rounding
-    half = student_t_quantile(0.5 + level / 2.0, len(array) - 1) * deviation / math.sqrt(len(array))
+    half = float(stdtrit(len(array) - 1, 0.5 + level / 2.0)) * deviation / math.sqrt(len(array))
     return Spread(mean, deviation, mean - half, mean + half, len(array))
 
 
@@ -140,8 +88,8 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
         value = value if a[0] != b[0] else 0.0
         return Difference(value, value, value, level, 1.0 if value == 0 else 0.0, count, count)
     df = float(parts.sum() ** 2 / (parts**2 / np.array([len(a) - 1, len(b) - 1])).sum())
-    half = student_t_quantile(0.5 + level / 2.0, df) * error
-    p = 2.0 * student_t_cdf(-abs(value) / error, df)
+    half = float(stdtrit(df, 0.5 + level / 2.0)) * error
+    p = 2.0 * float(stdtr(df, -abs(value) / error))
     return Difference(value, value - half, value + half, level, p, count, count)
 
 
