@@ -272,16 +272,9 @@ def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any
     from speech2image.app.score_bounds import nearest_of
     from speech2image.app.score_real import PreparedImages, real_side, side_of
     from speech2image.metrics.imageset import common_size, read_generated
-    from speech2image.metrics.ranking import whole_batches
 
     generated, protocol = read_generated(folder, bench.utterances), bench.protocol
-    order = list(range(len(generated.files)))
-    if protocol.num_generated is not None:  # the first image of every utterance before the second of any
-        order = sorted(order, key=lambda row: int(generated.records[row].get("sample") or 0))
-        order = order[: protocol.num_generated]
-    order = order[: whole_batches(len(order), protocol.drop_last)]
-    files = tuple(generated.files[row] for row in order)
-    records = tuple(generated.records[row] for row in order)
+    files, lines = _scored_files(bench, generated)
     painted = len({record["utterance"] for record in generated.records})
     if painted < len(bench.utterances):
         print(
@@ -294,13 +287,13 @@ def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any
         image_px = side_of(protocol, image_px)
         source = PreparedImages([(file, None) for file in files], image_px, protocol)
     real = real_side(
-        bench.corpus, protocol, bench.split, image_px, [str(record["image_key"]) for record in records]
+        bench.corpus, protocol, bench.split, image_px, [str(line["image_key"]) for line in lines]
     )
     images = FolderImages(
-        source, records, image_px, real.images, real.records,
+        source, lines, image_px, real.images, real.records,
         bench.features(source, image_px, "generated images"),
         bench.features(real.images, image_px, "real images"),
-        groups=[record.get("class_id") for record in records],
+        groups=[line.get("class_id") for line in lines],
     )  # fmt: skip
     if bench.config["bounds"]:
         images.nearest = nearest_of(bench, source, images.fake, image_px)
@@ -310,6 +303,20 @@ def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any
         "images_of_folder": len(generated.files),
     }  # fmt: skip
     return images, counts
+
+
+def _scored_files(bench: Bench, generated: Any) -> tuple[tuple[Path, ...], tuple[dict[str, Any], ...]]:
+    """Return the generated files that the protocol scores, and their lines of the manifest."""
+    from speech2image.metrics.ranking import whole_batches
+
+    protocol, records = bench.protocol, bench.corpus.records(bench.split)
+    order = list(range(len(generated.files)))
+    if protocol.num_generated is not None:  # the first image of every utterance before the second of any
+        order = sorted(order, key=lambda row: int(generated.records[row].get("sample") or 0))
+        order = order[: protocol.num_generated]
+    kept = {record.key for record in records[: whole_batches(len(records), protocol.drop_last)]}
+    order = [row for row in order if generated.records[row]["image_key"] in kept]
+    return tuple(generated.files[row] for row in order), tuple(generated.records[row] for row in order)
 
 
 def attribute_metrics(

@@ -41,19 +41,21 @@ def retrieval_sides(bench: Any, images: Any) -> tuple[Any, Any, np.ndarray, list
     Queries are the real images of the split, each once, whatever the real set of the scores is.
     """
     from speech2image.app.score_networks import retrieval_network
-    from speech2image.app.score_real import real_set
+    from speech2image.app.score_real import first_rows, real_set
     from speech2image.metrics.features import extract
     from speech2image.metrics.imageset import ImageSet
     from speech2image.metrics.ranking import whole_batches
 
     protocol = bench.protocol
+    batch = protocol.retrieval_drop_last
     keys = np.array([str(record["image_key"]) for record in images.records])
+    keys = keys[: whole_batches(len(keys), batch)]
     real = real_set(bench.corpus, protocol, bench.split, images.image_px)
-    rows = range(whole_batches(len(real.records), protocol.drop_last))
+    rows = range(whole_batches(len(real.records), batch))
     records = [real.records[row] for row in rows]
     shown = [real.images[row] for row in rows]
     if protocol.retrieval_network in ("", protocol.network):
-        return bench.features(shown, images.image_px, "queries"), images.fake, keys, records
+        return bench.features(shown, images.image_px, "queries"), images.fake[: len(keys)], keys, records
     try:
         network = retrieval_network(protocol, bench.config)
     except CheckpointError as problem:
@@ -63,7 +65,7 @@ def retrieval_sides(bench: Any, images: Any) -> tuple[Any, Any, np.ndarray, list
     side = network.image_px or images.image_px
     queries, gallery = (
         extract(network, ImageSet(part, side), what, logits=False).features
-        for part, what in ((shown, "queries"), (images.source, "gallery"))
+        for part, what in ((shown, "queries"), (first_rows(images.source, len(keys)), "gallery"))
     )
     return queries, gallery, keys, records
 

@@ -16,7 +16,6 @@ from speech2image.errors import DataError
 from speech2image.images.pyramid import centre_crop, crop_box
 from speech2image.images.read import read_image
 from speech2image.metrics.protocol import Protocol
-from speech2image.metrics.ranking import whole_batches
 from speech2image.types import ImageRecord
 
 Pixels = npt.NDArray[np.uint8]
@@ -129,7 +128,7 @@ def real_side(
 
     Args:
         corpus: prepared corpus.
-        protocol: says which, how prepared, and whether the last incomplete batch is left out.
+        protocol: says which and how prepared.
         split: its split.
         generated_px: side of the generated images.
         keys: image key of each generated image (`per_caption` repeats its real image).
@@ -147,8 +146,7 @@ def real_side(
     if protocol.real_images == "per_caption":
         row_of = {record.key: row for row, record in enumerate(whole.records)}
         return _chosen(whole, [row_of[key] for key in keys], f"one for each generated image, {whole.how}")
-    kept = whole_batches(len(whole.records), protocol.drop_last)
-    return whole if kept == len(whole.records) else _chosen(whole, range(kept), whole.how)
+    return whole
 
 
 class _Rows(Sequence[Any]):
@@ -163,6 +161,11 @@ class _Rows(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         source, row = self.places[index]
         return source[row]
+
+
+def first_rows(source: Sequence[Any], count: int) -> Sequence[Any]:
+    """Return the first `count` items of a sequence, read when asked for."""
+    return source if count == len(source) else _Rows([(source, row) for row in range(count)])
 
 
 def _joined(parts: Sequence[RealSet]) -> Sequence[Pixels]:

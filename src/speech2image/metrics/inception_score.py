@@ -15,6 +15,8 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 
 from speech2image.errors import ProtocolError
 
+_SMALLEST_LOG_PROB = -600.0
+
 
 def inception_score(
     logits: Tensor,
@@ -50,7 +52,9 @@ def inception_score(
             " (after the protocol's rule for incomplete batches)",
             "Generate for the whole split: speech2image generate run=<run folder>.",
         )
-    found = isc_features_to_metric(logits.detach().cpu(), splits, shuffle=False)
+    log_probs = torch.log_softmax(logits.detach().cpu().double(), dim=1)
+    log_probs = log_probs.clamp(min=_SMALLEST_LOG_PROB)  # 0 log 0 is 0 in the limit, but not in arithmetic
+    found = isc_features_to_metric(log_probs, splits, shuffle=False)
     return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
 
 

@@ -38,8 +38,10 @@ class Protocol:
         real_images: `split`, each image of the split once; `all`, each image of every split;
             `per_caption`, the real image of every generated file, repeated.
         real_resize: PIL filter that resizes real images (all of them antialias).
-        drop_last: batch size (of images, in file order) whose remainder is left out by whoever lists the
-            images; 0: every image is scored.
+        drop_last: batch size of the released generation loop, in images of the split: captions of an incomplete
+            last batch of images were never painted; 0: every image is scored.
+        retrieval_drop_last: batch size of the released retrieval script, which leaves an incomplete last batch of
+            queries, and one of generated files, out; 0: all of them.
         equal_counts: score FID, KID and neighbours on equally many of both sides (drawn by seed).
         num_generated: generated images asked for; None: one pass over the split.
         num_seeds: seeds of generation the protocol asks for.
@@ -79,6 +81,7 @@ class Protocol:
     real_images: Literal["split", "all", "per_caption"] = "split"
     real_resize: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     drop_last: int = 0
+    retrieval_drop_last: int = 0
     equal_counts: bool = False
     num_generated: int | None = None
     num_seeds: int = 1
@@ -206,7 +209,7 @@ _S2IGAN_FLICKR8K = Protocol(
     name="s2igan_flickr8k",
     title="S2IGAN, Flickr8k, as released",
     split="test",
-    real_set="real images of the test split, once each, the last incomplete batch of 7 left out",
+    real_set="real images of the test split, once each",
     crop="none: full frame",
     resize="real: shorter side to 256 (antialiased bilinear), centre crop; both: bilinear half-pixel"
     " to 299 on [0, 1] inside the network",
@@ -216,6 +219,7 @@ _S2IGAN_FLICKR8K = Protocol(
     prepare="short256_crop",
     box_crop=False,
     drop_last=7,
+    retrieval_drop_last=7,
     noise="standard normal, seed 100, one draw an image shared by its captions",
     isc_network="torchvision-inception",
     isc_shuffle=False,
@@ -251,6 +255,7 @@ _STA_CUB = dataclasses.replace(
     " half-pixel to 299 on [0, 1] inside the network",
     prepare="squash256",
     real_images="all",
+    drop_last=0,
     noise="100 ancestral steps, guidance 1; truncation not stated",
     note="Defects kept: the real set holds the training images; the aspect ratio is squashed though"
     " training crops squares; inception score by ImageNet's Inception on 10 contiguous splits in file"
@@ -277,6 +282,7 @@ def _corrected(protocol: Protocol, crop: str, box_crop: bool) -> Protocol:
         box_crop=box_crop,
         real_images="split",
         drop_last=0,
+        retrieval_drop_last=0,
         num_seeds=3,
         isc_network="torchvision-inception",
         isc_shuffle=True,

@@ -54,13 +54,11 @@ def test_real_sets_of_the_protocols(corpus: Corpus) -> None:
     once = real_side(corpus, CLEAN, "test", 32, keys)
     every = real_side(corpus, get_protocol("sta_cub"), "test", 32, keys)
     paired = real_side(corpus, dataclasses.replace(CLEAN, real_images="per_caption"), "test", 32, keys)
-    dropped = real_side(corpus, dataclasses.replace(CLEAN, drop_last=4), "test", 32, keys)
     assert [record.key for record in once.records] == keys[::2]
     assert [record.key for record in paired.records] == keys
     assert np.array_equal(paired.images[3], once.images[1])
-    assert len(dropped.images) == 4
     assert {record.split for record in every.records} == {"train", "test"}
-    assert len(every.records) == 14, "the batch of 15 or 16 loses what is beyond a multiple of 7"
+    assert len(every.records) == len(corpus.records("train")) + len(corpus.records("test"))
 
 
 def test_probe_is_shown_prepared_images(corpus: Corpus) -> None:

@@ -158,3 +158,10 @@ def test_inception_score_bounds() -> None:
         inception_score(torch.zeros(9, 5))
     with pytest.raises(ProtocolError, match="found 0"):
         inception_score(torch.zeros(63, 5), batch=64)
+
+
+def test_inception_score_of_a_sure_network_is_the_number_of_classes() -> None:
+    """Logits so far apart that probabilities underflow: 0 log 0 counts nothing."""
+    logits = 5000.0 * torch.eye(6).repeat(4, 1)
+    mean, deviation = inception_score(logits[torch.randperm(24)], 1)
+    assert (mean, deviation) == (pytest.approx(6.0), 0.0)
