@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import math
 import shutil
@@ -19,9 +20,12 @@ def run(config: dict[str, Any]) -> Path | None:
     if config["validate_only"]:
         print("\n".join(describe_models(config)))
         return None
-    folder = train(config)
-    if config["evaluate"]:
-        evaluate(folder, config)
+    try:
+        folder = train(config)
+        if config["evaluate"]:
+            evaluate(folder, config)
+    finally:
+        gc.collect()  # Lightning ties trainer, module and data into rings: the next job of a sweep wants the memory
     print(folder)
     return folder
 
