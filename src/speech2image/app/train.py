@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import math
 import shutil
@@ -20,12 +19,9 @@ def run(config: dict[str, Any]) -> Path | None:
     if config["validate_only"]:
         print("\n".join(describe_models(config)))
         return None
-    try:
-        folder = train(config)
-        if config["evaluate"]:
-            evaluate(folder, config)
-    finally:
-        gc.collect()  # Lightning ties trainer, module and data into rings: the next job of a sweep wants the memory
+    folder = train(config)
+    if config["evaluate"]:
+        evaluate(folder, config)
     print(folder)
     return folder
 
