@@ -48,8 +48,7 @@ class FolderImages:
         image_px: side they are compared at.
         real_images: the other side.
         real_records: what it shows.
-        fake: `(N, F)` features of the generated images.
-        real: `(M, F)` features of the real ones.
+        sides: features of both, and logits, extracted once.
         nearest: nearest training images; None: bounds are switched off.
         groups: class of each generated image.
     """
@@ -59,10 +58,21 @@ class FolderImages:
     image_px: int
     real_images: Any
     real_records: Sequence[Any]
-    fake: torch.Tensor
-    real: torch.Tensor
+    sides: Any
     nearest: Any = None
     groups: list[Any] = field(default_factory=list)
+
+    @property
+    def fake(self) -> torch.Tensor:
+        """Return features of the generated images, `(N, F)`."""
+        features: torch.Tensor = self.sides.fake.features
+        return features
+
+    @property
+    def real(self) -> torch.Tensor:
+        """Return features of the real images, `(M, F)`."""
+        features: torch.Tensor = self.sides.true.features
+        return features
 
 
 class Bench:
@@ -110,7 +120,9 @@ class Bench:
         """Return the training images, prepared like the real set."""
         if image_px not in self._train:
             from speech2image.app.score_bounds import SMALL_PX
+            from speech2image.app.score_networks import real_cache
             from speech2image.app.score_real import real_set
+            from speech2image.metrics.features import real_features
             from speech2image.metrics.imageset import ImageSet
 
             real = real_set(self.corpus, self.protocol, "train", image_px)
@@ -118,10 +130,15 @@ class Bench:
             predicted: dict[str, np.ndarray] = {}
             if self.probe is not None:
                 predicted = self.probe.predict(ImageSet(real.images, self.probe.image_px).array())
+            shown_px = self.network.image_px or image_px
+            known = real_features(
+                self.network, ImageSet(real.images, shown_px), real_cache(self.corpus, "train")
+            )
+            assert known.features is not None
             self._train[image_px] = Training(
                 ImageSet(real.images, SMALL_PX).array(),
                 ImageSet([real.images[row] for row in shown], image_px).array(),
-                self.features(real.images, image_px, "training images"),
+                known.features,
                 [record.key for record in real.records], predicted,
             )  # fmt: skip
         return self._train[image_px]
@@ -232,9 +249,8 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
     """Score the images of one folder; return metrics, details and one line for each image."""
     from speech2image.app.score_bounds import attribute_bounds, copying, image_bounds
     from speech2image.app.score_match import classifier_metrics, clip_metrics, matching_metrics
-    from speech2image.app.score_networks import real_cache
     from speech2image.app.score_writing import item_lines
-    from speech2image.metrics.scores import image_scores
+    from speech2image.metrics.scores import feature_scores
 
     images, counts = read_folder(bench, folder)
     metrics: list[Any] = []
@@ -244,14 +260,9 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
     if says_attributes:
         found, hits = attribute_metrics(bench, images, spoken)
         metrics += found
-    metrics += image_scores(
-        images.source,
-        images.real_images,
-        protocol=bench.protocol,
-        network=bench.network,
-        isc_network=bench.isc_network,
-        cache=real_cache(bench.corpus, bench.split),
-        groups=images.groups,
+    sides = images.sides
+    metrics += feature_scores(
+        sides.fake, sides.true, protocol=bench.protocol, groups=images.groups, **sides.details
     ).values()
     found, ranks, matched = matching_metrics(bench, images)
     metrics += found + classifier_metrics(bench, images) + clip_metrics(bench, images)
@@ -270,8 +281,10 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
 def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any]]:
     """Read generated images and their real set; return them and their counts, and say what is missing."""
     from speech2image.app.score_bounds import nearest_of
+    from speech2image.app.score_networks import real_cache
     from speech2image.app.score_real import PreparedImages, real_side, side_of
     from speech2image.metrics.imageset import common_size, read_generated
+    from speech2image.metrics.scores import image_features
 
     generated, protocol = read_generated(folder, bench.utterances), bench.protocol
     files, lines = _scored_files(bench, generated)
@@ -291,8 +304,10 @@ def read_folder(bench: Bench, folder: Path) -> tuple[FolderImages, dict[str, Any
     )
     images = FolderImages(
         source, lines, image_px, real.images, real.records,
-        bench.features(source, image_px, "generated images"),
-        bench.features(real.images, image_px, "real images"),
+        image_features(
+            source, real.images, protocol=protocol, network=bench.network, isc_network=bench.isc_network,
+            cache=real_cache(bench.corpus, bench.split), keep_rows=True,
+        ),
         groups=[line.get("class_id") for line in lines],
     )  # fmt: skip
     if bench.config["bounds"]:

@@ -8,6 +8,7 @@ the others by resampling images.  Which images, network and sizes is the protoco
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -27,7 +28,16 @@ from speech2image.metrics.neighbours import Neighbourhoods, f_score, neighbourho
 from speech2image.metrics.networks import FeatureNetwork
 from speech2image.metrics.protocol import Metric, Protocol, measured
 
-__all__ = ["Cache", "Features", "extract", "feature_scores", "frechet_distance", "image_scores"]
+__all__ = [
+    "Cache",
+    "Features",
+    "Sides",
+    "extract",
+    "feature_scores",
+    "frechet_distance",
+    "image_features",
+    "image_scores",
+]
 
 _Z95 = NormalDist().inv_cdf(0.975)
 _NEIGHBOURS = ("precision", "recall_prdc", "f_score", "density", "coverage")
@@ -60,12 +70,41 @@ def image_scores(
     Raises:  ProtocolError: no protocol, another network than it names, too few images, sizes mixed.
         DataError: an image is empty, damaged or none.
     """
+    sides = image_features(
+        generated, real, protocol=protocol, network=network, isc_network=isc_network, cache=cache
+    )
+    return feature_scores(sides.fake, sides.true, protocol=protocol, groups=groups, **sides.details)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What `feature_scores` takes of both sets, extracted once: features, and what is recorded with each number."""
+
+    fake: Features
+    true: Features
+    details: dict[str, Any]
+
+
+def image_features(
+    generated: Source,
+    real: Source,
+    *,
+    protocol: Protocol | None,
+    network: FeatureNetwork,
+    isc_network: FeatureNetwork | None = None,
+    cache: Cache | Path | None = None,
+    keep_rows: bool = False,
+) -> Sides:
+    """Run the networks of a protocol over both sets; arguments and errors as in `image_scores`.
+
+    Args:    keep_rows: features of every image, also where moments would do for the protocol.
+    """
     protocol = _required(protocol)
     _check_networks(protocol, network, isc_network)
     _check_counts(protocol, len(generated), len(real))
     image_px = common_size(generated) if network.image_px is None else network.image_px
     fake_set, true_set = prepared_sets(generated, real, protocol, image_px)
-    keep = _needs_rows(protocol, len(generated), len(real))
+    keep = keep_rows or _needs_rows(protocol, len(generated), len(real))
     wants_score = "inception_score" in protocol.metrics
     own_logits = wants_score and (isc_network is None or isc_network.name == network.name)
     fake = extract(network, fake_set, "generated images", keep=keep, logits=own_logits)
@@ -73,17 +112,14 @@ def image_scores(
         assert isc_network is not None
         scored = extract(isc_network, fake_set, f"generated images ({isc_network.name})", keep=False)
         fake = Features(fake.features, scored.logits, fake.moments)
-    return feature_scores(
-        fake,
-        real_features(network, true_set, cache, keep),
-        protocol=protocol,
-        groups=groups,
-        image_px=image_px,
-        preparation=true_set.preparation,
-        network=network.name,
-        weight_hash=network.weight_hash,
-        isc_network=network.name if own_logits or isc_network is None else isc_network.name,
-    )
+    details = {
+        "image_px": image_px,
+        "preparation": true_set.preparation,
+        "network": network.name,
+        "weight_hash": network.weight_hash,
+        "isc_network": network.name if own_logits or isc_network is None else isc_network.name,
+    }
+    return Sides(fake, real_features(network, true_set, cache, keep), details)
 
 
 def prepared_sets(
