@@ -133,10 +133,7 @@ def attribute_accuracy(
         result[f"attribute_accuracy/{name}"] = measured(
             protocol,
             f"attribute_accuracy/{name}",
-            spread.value,
-            low=spread.low,
-            high=spread.high,
-            level=spread.level,
+            spread,
             count=spread.count,
             unit="fraction",
             chance=1 / len(classes[name]),

@@ -103,7 +103,6 @@ def accuracy_metric(
     spread = interval(hits, seed=seed, groups=groups)
     notes = {"held_out": "classifier on real training-class images it was not trained on"}
     return measured(
-        protocol, f"classifier_accuracy/{what}", spread.value, low=spread.low, high=spread.high,
-        level=spread.level, count=spread.count, unit="fraction", chance=1 / num_classes,
+        protocol, f"classifier_accuracy/{what}", spread, count=spread.count, unit="fraction", chance=1 / num_classes,
         note=notes.get(what, "images taken for the class of their utterance"), num_classes=num_classes,
     )  # fmt: skip

@@ -50,6 +50,6 @@ def clip_score(
     """
     spread = interval(clip_scores(images, captions), seed=seed, groups=groups)
     return measured(
-        protocol, name, spread.value, low=spread.low, high=spread.high, level=spread.level,
+        protocol, name, spread,
         count=spread.count, note=note, prompt=PROMPT,
     )  # fmt: skip

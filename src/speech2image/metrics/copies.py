@@ -223,7 +223,7 @@ def copying_check(
         spread = interval(found, seed=seed, groups=groups)
         name = f"copies/{what}"
         result[name] = measured(
-            protocol, name, spread.value, low=spread.low, high=spread.high, level=spread.level,
+            protocol, name, spread,
             count=len(found), unit="fraction", chance=None if what == "planted" else threshold.rate, note=note,
             pixel_threshold=threshold.pixel, feature_threshold=threshold.feature,
             calibrated_on=threshold.calibrated_on,

@@ -116,10 +116,7 @@ class Probe(nn.Module):
             result[f"probe_accuracy/{name}"] = measured(
                 protocol,
                 f"probe_accuracy/{name}",
-                spread.value,
-                low=spread.low,
-                high=spread.high,
-                level=spread.level,
+                spread,
                 count=spread.count,
                 unit="fraction",
                 chance=1 / len(self.classes[name]) if name in self.classes else None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speech2image.errors import ProtocolError, nearest_names
+from speech2image.metrics.bootstrap import Interval
 from speech2image.metrics.protocols import CORRECTED, CORRECTED_SUFFIX, PROTOCOLS, Protocol
 
 __all__ = ["HIGHER_IS_BETTER", "PROTOCOLS", "Metric", "Protocol", "get_protocol", "measured"]
@@ -112,7 +113,7 @@ class Metric:
 def measured(
     protocol: Protocol | None,
     name: str,
-    value: float,
+    value: float | Interval,
     *,
     low: float | None = None,
     high: float | None = None,
@@ -123,11 +124,14 @@ def measured(
     note: str = "",
     **details: Any,
 ) -> Metric:
-    """Return the record of one number measured under `protocol`.
+    """Return the record of one number measured under `protocol`; an `Interval` brings its ends and level along.
 
     Raises:  ProtocolError: no protocol, a metric that the protocol does not define, no data, or a
         value that is not finite.
     """
+    if isinstance(value, Interval):
+        low, high, level = value.low, value.high, value.level
+        value = value.value
     if protocol is None:
         raise ProtocolError(
             f"the metric '{name}' was asked for without a protocol",

@@ -117,10 +117,7 @@ def r_precision(
     return measured(
         protocol,
         name,
-        spread.value,
-        low=spread.low,
-        high=spread.high,
-        level=spread.level,
+        spread,
         count=len(hits),
         unit="fraction",
         chance=1 / (distractors + 1),

@@ -289,10 +289,7 @@ def _neighbours(
             result[name] = measured(
                 protocol,
                 name,
-                spread.value,
-                low=spread.low,
-                high=spread.high,
-                level=spread.level,
+                spread,
                 count=len(fake),
                 unit="" if name == "density" else "fraction",
                 note=f"{what}; k = {k}; interval: images resampled, neighbourhoods held fixed",

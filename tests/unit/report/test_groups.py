@@ -269,3 +269,23 @@ def test_runs_of_several_corpora_never_share_a_table(study: list[Path], tmp_path
     assert "not comparable" in (page.parent / "table.md").read_text()
     runs: list[Run] = read_runs(study)
     assert {run.corpus for run in runs} == {"spoken_birds", "cub200"}
+
+
+def test_interval_of_a_share_ends_where_shares_end(study: list[Path]) -> None:
+    for folder, value in zip(study[:3], (1.0, 0.99, 0.9), strict=True):
+        content = json.loads((folder / "metrics.json").read_text())
+        next(one for one in content["metrics"] if one["name"] == "attribute_accuracy/mean")["value"] = value
+        (folder / "metrics.json").write_text(json.dumps(content))
+    metric = next(one for one in _stage(study).groups[0].metrics if one.name == "attribute_accuracy/mean")
+    assert t_interval([1.0, 0.99, 0.9]).high > 1 and metric.high == 1.0 and 0 < metric.low < 0.9
+
+
+def test_a_gan_paints_in_one_call_without_a_sampler(study: list[Path]) -> None:
+    content = json.loads((study[0] / "metrics.json").read_text())
+    content.setdefault("details", {})["sampling"] = {
+        "seconds_per_image": 0.004, "network_calls": 1, "sampler": None, "device": "cpu", "threads": 1,
+    }  # fmt: skip
+    (study[0] / "metrics.json").write_text(json.dumps(content))
+    (run,) = read_runs(study[:1])
+    costs = costs_of(run)
+    assert costs.images_per_second == pytest.approx(250) and costs.machine == "cpu, 1 thread"
