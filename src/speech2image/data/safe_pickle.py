@@ -16,8 +16,6 @@ import numpy as np
 from speech2image.errors import DataError
 from speech2image.safe.pickles import PlainUnpickler, check_unfolded
 
-__all__ = ["MAX_ARRAY_BYTES", "MAX_LIST_BYTES", "read_pickle"]
-
 MAX_LIST_BYTES = 8 * 1024**2
 """Largest pickle of names or numbers: 100,000 names take 6 MB."""
 MAX_ARRAY_BYTES = 8 * 1024**3
@@ -34,18 +32,17 @@ def read_pickle(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Any:
     Raises:  DataError: missing, too large, damaged, or asking for anything else; nothing has run then.
     """
     try:
-        with open(path, "rb") as file:
-            size = Path(path).stat().st_size
-            content = file.read() if size <= max_bytes else b""
+        size = Path(path).stat().st_size
+        if size > max_bytes:
+            raise DataError(
+                f"{path}: {size:,} bytes, more than the {max_bytes:,} that are accepted",
+                "Get the file from its original source.",
+            )
+        content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror})", "Check the layout of the corpus."
         ) from None
-    if size > max_bytes:
-        raise DataError(
-            f"{path}: {size:,} bytes, more than the {max_bytes:,} that are accepted",
-            "Get the file from its original source.",
-        )
     try:
         value = PlainUnpickler(io.BytesIO(content)).load()
         check_unfolded(value, 4 * len(content) + 1000)
@@ -53,8 +50,6 @@ def read_pickle(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Any:
         return value
     except RecursionError:
         reason = "it is nested too deeply"
-    except MemoryError:
-        reason = "it asks for more memory than there is"
     except Exception as error:  # noqa: BLE001  a damaged pickle fails in many ways
         reason = (str(error) or type(error).__name__)[:200]
     raise DataError(
@@ -69,6 +64,8 @@ def _check(value: Any) -> None:
         item = todo.pop()
         if isinstance(item, (list, tuple, dict, np.ndarray)):
             if id(item) in seen:
+                if isinstance(item, np.ndarray) and item.size:  # stacked, it would take its bytes again and again
+                    raise TypeError("one array that stands in several places")
                 continue
             seen.add(id(item))
         if isinstance(item, (list, tuple)):
