@@ -208,6 +208,10 @@ class TrainingModule(pl.LightningModule):
         self.images_seen = int(state["images_seen"])
         self._pending_optimizers = list(state["optimizers"])
 
+    def sharded_networks(self) -> list[nn.Module]:
+        """Return what `trainer.strategy=fsdp` cuts into shards; `ranks.start` refuses it where there is nothing."""
+        return []
+
     def inference_module(self) -> nn.Module:
         """Return the network that `embed` or `generate` use: the module itself unless overridden."""
         return self
