@@ -49,11 +49,22 @@ def after_sweep(folders: Sequence[Path], paths: dict[str, Any]) -> None:
 
 
 def train(config: dict[str, Any]) -> Path:
-    """Train one run to its end, continuing an unfinished one; return its folder."""
+    """Train one run to its end, continuing an unfinished one; return its folder.
+
+    Raises:  Preempted: a signal asked to stop; the state is saved.
+    """
+    from speech2image.training.preemption import Preemption
+
+    with Preemption():
+        return _train(config)
+
+
+def _train(config: dict[str, Any]) -> Path:
     import torch
 
     from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit
     from speech2image.training.conditions import resolve_condition
+    from speech2image.training.preemption import StopNow
 
     torch.set_float32_matmul_precision("high")
     config = copy.deepcopy(config)
@@ -77,7 +88,7 @@ def train(config: dict[str, Any]) -> Path:
         if codec_run is not None:
             return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
         return gan_fit.fit_gan(config, name, folder, condition)
-    except Speech2ImageError:
+    except (Speech2ImageError, StopNow):
         if is_new and not (folder / "run.json").is_file():  # refused before the first step
             shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
@@ -24,6 +25,7 @@ from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
+from speech2image.training import preemption, ranks
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -31,7 +33,8 @@ from speech2image.training.dashboards import cost_summary
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
-from speech2image.training.loggers import Journal, WandbLogger
+from speech2image.training.journal import Journal, say
+from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
 from speech2image.training.runs import (
     build_image_branch,
@@ -112,6 +115,7 @@ def _vision(
         with costs_added(session.info):
             right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
         session.journal.write(0, "event", teacher_train_accuracy=right)
+        session.save_first = True
     return vision, None
 
 
@@ -128,8 +132,9 @@ def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, ses
             lambda images: module.class_logits(branch(images)), nn.ModuleList([branch, module.classifier]),
             _class_batches(config, corpus), steps, device,
         )  # fmt: skip
-    seconds = session.info["train_seconds"]
-    session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right, pretrain_seconds=seconds)
+    session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right)
+    session.journal.write_clock(0, event="pretrained", pretrain_seconds=session.info["train_seconds"])
+    session.save_first = True
 
 
 def _class_batches(config: dict[str, Any], corpus: Corpus) -> ClassBatches:
@@ -208,12 +213,14 @@ class Session:
         self.checkpoints = folder / "checkpoints"
         self.state: dict[str, Any] | None = None
         if config["callbacks"]["checkpoint"]["resume"] == "auto":
-            self.state, damaged = load_newest(self.checkpoints)
-            for line in damaged:
-                print(f"damaged checkpoint left aside: {line}")
-        step = int(self.state["train_step"]) if self.state else 0
+            self.state, damaged = load_newest(self.checkpoints, name)
+            if damaged is not None:
+                say(damaged)
+        self.save_first = False
         self.info = self._info(corpus)
-        self.journal = Journal(folder / "journal.jsonl", resume_step=step)
+        kept = self.state["journal_bytes"] if self.state else 0
+        self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
+        self.journal.write_clock(self.state["train_step"] if self.state else 0, event="start")
         self.wandb = WandbLogger(
             **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
@@ -256,37 +263,49 @@ class Session:
             for part, child in module.named_children()
         }
         write_info(self.folder, self.info)
-        saves = config["callbacks"]["checkpoint"]
-        callbacks = [
-            *callbacks,
-            CheckpointWriter(self.checkpoints, saves["every"], saves["keep"]),
-            JournalWriter(
-                self.journal,
-                self.wandb,
-                trainer["log_every"],
-                trainer["max_steps"],
-                config["callbacks"]["progress"],
-            ),
-        ]
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        val_every = min(trainer["val_every"], trainer["max_steps"])
         engine = pl.Trainer(
             max_epochs=1, accelerator=trainer["accelerator"], devices=1, precision=trainer["precision"],
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            num_sanity_val_steps=0, val_check_interval=min(trainer["val_every"], max(1, len(data.steps))),
-            check_val_every_n_epoch=None, limit_val_batches=1.0 if data.val is not None else 0,
-            deterministic=trainer["deterministic"] or None, callbacks=callbacks,
+            num_sanity_val_steps=0, val_check_interval=val_every, check_val_every_n_epoch=None,
+            limit_val_batches=1.0 if data.val is not None else 0,
+            deterministic=trainer["deterministic"] or None, callbacks=[*callbacks, *self._writers()],
         )  # fmt: skip
+        # Lightning counts the batches of a session; validation is due at steps of the run.
+        engine.fit_loop.epoch_loop.batch_progress.total.ready = data.steps.start
         forget_peak_memory()
-        if len(data.steps):
-            with costs_added(self.info), warnings.catch_warnings():  # advice that does not apply to our loop
-                warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
-                engine.fit(module, datamodule=data)
-        self.info["peak_memory_mb"] = peak_memory_mb()
+        try:
+            if len(data.steps):
+                preemption.active().start_training()
+                with (
+                    costs_added(self.info),
+                    warnings.catch_warnings(),
+                ):  # advice that does not apply to our loop
+                    warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
+                    engine.fit(module, datamodule=data)
+        finally:
+            self.info["peak_memory_mb"] = peak_memory_mb()
+            with contextlib.suppress(DataError):  # what was spent; at its end the run says the rest
+                write_info(self.folder, self.info)
+
+    def _writers(self) -> list[pl.Callback]:
+        """Return journal and checkpoints, in this order: a checkpoint holds the length of the journal."""
+        config, trainer = self.config["callbacks"], self.config["trainer"]
+        saves = config["checkpoint"]
+        return [
+            JournalWriter(self.journal, self.wandb, trainer["log_every"], trainer["max_steps"], config["progress"]),
+            CheckpointWriter(
+                self.checkpoints, saves["every"], saves["keep"], self.name, self.journal, self.save_first
+            ),
+        ]  # fmt: skip
 
     def finish(self, module: TrainingModule, parts: nn.Module) -> None:
         """Write the weights for use and close the records."""
         meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
         save_weights(self.folder / "weights.safetensors", parts.state_dict(), meta)
+        self.journal.write_clock(module.train_step, event="end")
+        self.journal.close()
         self.info |= {
             "status": "finished",
             "train_step": module.train_step,
@@ -294,6 +313,5 @@ class Session:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_info(self.folder, self.info)
-        self.journal.close()
         self.wandb.summarise(lambda: cost_summary(self.info))
         self.wandb.close()
