@@ -20,7 +20,9 @@ def run(config: dict[str, Any]) -> Path | None:
         print("\n".join(describe_models(config)))
         return None
     folder = train(config)
-    if config["evaluate"]:
+    if (
+        config["evaluate"] and (folder / "weights.safetensors").is_file()
+    ):  # not of a run that a search stopped
         evaluate(folder, config)
     print(folder)
     return folder

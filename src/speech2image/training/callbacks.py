@@ -38,6 +38,7 @@ class JournalWriter(pl.Callback):
         self.every, self.max_steps, self.progress = every, max_steps, progress
         self._bar: tqdm[Any] | None = None
         self._mark = (0.0, 0)
+        self.last_validation: tuple[int, dict[str, float]] = (-1, {})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Open the bar at the step the run continues from."""
@@ -71,6 +72,7 @@ class JournalWriter(pl.Callback):
 
     def write_validation(self, step: int, values: dict[str, float]) -> None:
         """Write metrics of kind `val` to journal, wandb and bar."""
+        self.last_validation = (step, values)
         self.journal.write(step, "val", **values)
         self.wandb.log(step, values)
         if self._bar is not None:

@@ -33,6 +33,7 @@ from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.loggers import Journal, WandbLogger
 from speech2image.training.module import TrainingModule
+from speech2image.training.pruning import Pruning, pruning_of
 from speech2image.training.runs import (
     build_image_branch,
     new_info,
@@ -205,6 +206,7 @@ class Session:
 
     def __init__(self, config: dict[str, Any], name: str, folder: Path, corpus: Corpus) -> None:
         self.config, self.name, self.folder = config, name, folder
+        self.pruning: Pruning | None = None
         self.checkpoints = folder / "checkpoints"
         self.state: dict[str, Any] | None = None
         if config["callbacks"]["checkpoint"]["resume"] == "auto":
@@ -257,17 +259,17 @@ class Session:
         }
         write_info(self.folder, self.info)
         saves = config["callbacks"]["checkpoint"]
-        callbacks = [
-            *callbacks,
-            CheckpointWriter(self.checkpoints, saves["every"], saves["keep"]),
-            JournalWriter(
-                self.journal,
-                self.wandb,
-                trainer["log_every"],
-                trainer["max_steps"],
-                config["callbacks"]["progress"],
-            ),
-        ]
+        writer = JournalWriter(
+            self.journal,
+            self.wandb,
+            trainer["log_every"],
+            trainer["max_steps"],
+            config["callbacks"]["progress"],
+        )
+        callbacks = [*callbacks, CheckpointWriter(self.checkpoints, saves["every"], saves["keep"]), writer]
+        self.pruning = pruning_of(config, writer)
+        if self.pruning is not None:
+            callbacks.append(self.pruning)
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         engine = pl.Trainer(
             max_epochs=1, accelerator=trainer["accelerator"], devices=1, precision=trainer["precision"],
@@ -284,11 +286,13 @@ class Session:
         self.info["peak_memory_mb"] = peak_memory_mb()
 
     def finish(self, module: TrainingModule, parts: nn.Module) -> None:
-        """Write the weights for use and close the records."""
-        meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
-        save_weights(self.folder / "weights.safetensors", parts.state_dict(), meta)
+        """Write the weights for use, of a run that a search did not stop, and close the records."""
+        is_pruned = self.pruning is not None and self.pruning.pruned_at is not None
+        if not is_pruned:
+            meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
+            save_weights(self.folder / "weights.safetensors", parts.state_dict(), meta)
         self.info |= {
-            "status": "finished",
+            "status": "pruned" if is_pruned else "finished",
             "train_step": module.train_step,
             "images_seen": module.images_seen,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
