@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -38,16 +37,23 @@ def evaluate(folder: Path, config: dict[str, Any]) -> None:
         verb.run({**asked, "run": str(folder), "paths": config["paths"]})
 
 
-def after_sweep(folders: Sequence[Path], paths: dict[str, Any]) -> None:
-    """Lay the runs of a sweep side by side in one report; print where."""
+def after_sweep(
+    folders: Sequence[Path], name: str, paths: dict[str, Any], unfinished: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Lay the runs of a sweep side by side in one report; print where.
+
+    Args:
+        folders: its finished runs.
+        name: the sweep's id, which names the folder of the report.
+        paths: the group `paths`.
+        unfinished: the jobs that did not finish, each with the reason.
+    """
     from speech2image.app import report as verb
     from speech2image.config.compose import compose
 
-    names = sorted(folder.name for folder in folders)
-    digest = hashlib.sha256("+".join(names).encode()).hexdigest()[:8]
-    out = Path(paths["runs"]) / "reports" / f"sweep-{digest}"
+    out = Path(paths["runs"]) / "reports" / name
     asked = {"runs": [str(folder) for folder in folders], "out": str(out), "paths": paths}
-    verb.run({**compose("report", []), **asked})
+    verb.run({**compose("report", []), **asked}, unfinished)
 
 
 def train(config: dict[str, Any]) -> Path:
