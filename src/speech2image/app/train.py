@@ -19,7 +19,8 @@ def run(config: dict[str, Any]) -> Path | None:
         print("\n".join(describe_models(config)))
         return None
     folder = train(config)
-    if config["evaluate"] and _is_first():
+    is_whole = (folder / "weights.safetensors").is_file()  # not of a run that a search stopped
+    if config["evaluate"] and is_whole and _is_first():
         evaluate(folder, config)
     print(folder)
     return folder

@@ -38,6 +38,7 @@ from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.journal import Journal, say
 from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
+from speech2image.training.pruning import Pruning, pruning_of
 from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
@@ -225,6 +226,7 @@ class Session:
 
     def __init__(self, config: dict[str, Any], name: str, folder: Path, corpus: Corpus) -> None:
         self.config, self.name, self.folder = config, name, folder
+        self.pruning: Pruning | None = None
         self.checkpoints = folder / "checkpoints"
         self.state: dict[str, Any] | None = None
         if config["callbacks"]["checkpoint"]["resume"] == "auto":
@@ -313,12 +315,14 @@ class Session:
         """Return journal and checkpoints, in this order: a checkpoint holds the length of the journal."""
         config, trainer = self.config["callbacks"], self.config["trainer"]
         saves = config["checkpoint"]
-        return [
-            JournalWriter(self.journal, self.wandb, trainer["log_every"], trainer["max_steps"], config["progress"]),
-            CheckpointWriter(
-                self.checkpoints, saves["every"], saves["keep"], self.name, self.journal, self.save_first
-            ),
-        ]  # fmt: skip
+        journal = JournalWriter(
+            self.journal, self.wandb, trainer["log_every"], trainer["max_steps"], config["progress"]
+        )
+        checkpoints = CheckpointWriter(
+            self.checkpoints, saves["every"], saves["keep"], self.name, self.journal, self.save_first
+        )
+        self.pruning = pruning_of(self.config, journal)
+        return [journal, checkpoints, *([] if self.pruning is None else [self.pruning])]
 
     def _bring_together(self, module: TrainingModule) -> None:
         """Let all ranks start from the weights of the first, whole or in shards."""
@@ -332,18 +336,23 @@ class Session:
         if ranks.is_first():
             write_info(self.folder, self.info)
 
-    def finish(self, module: TrainingModule, parts: nn.Module) -> None:
-        """Write the weights for use and close the records."""
+    def _save_weights(self, module: TrainingModule, parts: nn.Module) -> None:
         meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
         if is_sharded(parts):  # shards meet on the device; Lightning has left them on the CPU
             parts.to(device_of(self.config))
         weights = whole_state(parts.state_dict())
         if ranks.is_first():
             save_weights(self.folder / "weights.safetensors", weights, meta)
+
+    def finish(self, module: TrainingModule, parts: nn.Module) -> None:
+        """Write the weights for use, of a run that a search did not stop, and close the records."""
+        is_pruned = self.pruning is not None and self.pruning.pruned_at is not None
+        if not is_pruned:
+            self._save_weights(module, parts)
         self.journal.write_clock(module.train_step, event="end")
         self.journal.close()
         self.info |= {
-            "status": "finished",
+            "status": "pruned" if is_pruned else "finished",
             "train_step": module.train_step,
             "images_seen": module.images_seen,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
