@@ -218,6 +218,7 @@ class Session:
             **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
+        self.wandb.catch_up(step)
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
         config = self.config
