@@ -243,6 +243,7 @@ class Session:
             **(config["logger"]["wandb"] | others), run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
+        self.wandb.catch_up(step)
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
         config = self.config
@@ -280,7 +281,9 @@ class Session:
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
         """Train the remaining steps, with all ranks."""
         config, trainer = self.config, self.config["trainer"]
-        if not ranks.is_first() and trainer["strategy"] == "ddp":  # the first rank paints alone, unless of shards
+        if (
+            not ranks.is_first() and trainer["strategy"] == "ddp"
+        ):  # the first rank paints alone, unless of shards
             callbacks = []
         self.info["parameters"] = {
             part: sum(parameter.numel() for parameter in child.parameters())
@@ -303,7 +306,10 @@ class Session:
         try:
             if len(data.steps):
                 preemption.active().start_training()
-                with costs_added(self.info), warnings.catch_warnings():  # advice that does not apply to our loop
+                with (
+                    costs_added(self.info),
+                    warnings.catch_warnings(),
+                ):  # advice that does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
         finally:
