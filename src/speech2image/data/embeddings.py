@@ -19,6 +19,8 @@ from speech2image.data.safe_pickle import read_pickle
 from speech2image.data.store import RaggedStore
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
+from speech2image.safe.records import read_json
+from speech2image.safe.tensors import read_header
 
 Float = npt.NDArray[np.float32]
 
@@ -58,18 +60,25 @@ def read_embeddings(path: Path) -> Embeddings:
     Raises:  DataError: missing, damaged, or without keys.
     """
     try:
+        checked = read_header(Path(path))
+        header = checked.metadata
         with safe_open(os.fspath(path), framework="np") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        keys, meta = json.loads(header["keys"]), json.loads(header["meta"])
+            arrays = {name: file.get_tensor(name) for name in checked.tensors}
+        keys, meta = read_json(header["keys"]), read_json(header["meta"])
+        if not isinstance(meta, dict) or not isinstance(keys, list) or not all(map(_is_text, keys)):
+            raise ValueError("its keys are not texts")
         if any(len(array) != len(keys) for array in arrays.values()):
             raise ValueError("rows and keys differ")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"{path}: no readable embeddings ({error})",
             "Make them again: speech2image embed run=<encoder run>",
         ) from None
     return Embeddings(keys, arrays, meta)
+
+
+def _is_text(key: object) -> bool:
+    return isinstance(key, str)
 
 
 def read_published_embeddings(path: Path, corpus: Corpus, split: str) -> Embeddings:
@@ -84,7 +93,7 @@ def read_published_embeddings(path: Path, corpus: Corpus, split: str) -> Embeddi
         raise DataError(f"{path}: {found} images, but the {split} split of the corpus has {len(records)}")
     keys, rows = [], []
     for record, captions in zip(records, images, strict=True):
-        matrix = np.asarray(captions, np.float32)
+        matrix = _matrix(captions, path)
         for utterance in record.utterances:
             if utterance.caption_index < len(matrix) and utterance.wave is not None:
                 keys.append(utterance.key)
@@ -92,6 +101,18 @@ def read_published_embeddings(path: Path, corpus: Corpus, split: str) -> Embeddi
     if not rows:
         raise DataError(f"{path}: no row belongs to a recorded caption of the {split} split")
     return Embeddings(keys, {"sentence": np.stack(rows)}, {"source": str(path), "split": split})
+
+
+def _matrix(captions: object, path: Path) -> Float:
+    try:
+        matrix: Float = np.asarray(captions, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: the embeddings of an image are no matrix ({error})") from None
+    if matrix.ndim != 2:
+        raise DataError(
+            f"{path}: the embeddings of an image have shape {matrix.shape}, expected (captions, D)"
+        )
+    return matrix
 
 
 def read_teacher_features(path: str | Path) -> Float:

@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
+from speech2image.safe.arrays import read_npz
+from speech2image.safe.records import read_json
 
 _REMEDY = "Delete the folder and give the command again: it is made anew."
 _MAX_NDIM = 3
@@ -151,14 +153,16 @@ class RaggedStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            record = json.loads((path / "store.json").read_text())
+            record = read_json((path / "store.json").read_text())
             self.dtype, self.fingerprint = np.dtype(record["dtype"]), str(record["fingerprint"])
             self.sha256 = str(record["sha256"])
             self.keys = (path / "keys.txt").read_bytes().decode("utf-8").split("\n")[:-1]
-            with np.load(path / "index.npz", allow_pickle=False) as index:
-                self.offsets, self.shapes = index["offsets"], index["shapes"]
+            index = read_npz(path / "index.npz")
+            self.offsets, self.shapes = index["offsets"], index["shapes"]
             size = (path / "data.bin").stat().st_size
-        except (OSError, ValueError, KeyError) as error:
+            if self.dtype.kind not in "biuf":  # objects would be addresses, followed blindly
+                raise ValueError(f"elements of type {self.dtype}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: no readable store ({error})", _REMEDY) from None
         expected = int(self.offsets[-1]) * self.dtype.itemsize
         if len(self.keys) != record["count"] or len(self.shapes) != record["count"] or size != expected:
@@ -215,7 +219,7 @@ class RaggedStore:
 def is_complete(path: Path, fingerprint: str) -> bool:
     """Return whether a finished store of this fingerprint lies at `path`."""
     try:
-        record = json.loads((path / "store.json").read_text())
+        record = read_json((path / "store.json").read_text())
     except (OSError, ValueError):
         return False
     return bool(record.get("fingerprint") == fingerprint)
