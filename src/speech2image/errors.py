@@ -42,6 +42,15 @@ class TrainingError(Speech2ImageError):
     """Training cannot go on: a loss is no number."""
 
 
+class Preempted(Speech2ImageError):
+    """A signal asked the run to stop; what is done is saved, and the same command continues.
+
+    Exit code: 75, `EX_TEMPFAIL` of sysexits.h, which schedulers read as "try again".
+    """
+
+    exit_code = 75
+
+
 class ProtocolError(Speech2ImageError):
     """A metric was asked for in a way its protocol does not allow."""
 

@@ -20,6 +20,7 @@ from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.front_ends import AnyFrontEnd, front_end_of
 from speech2image.data.pixels import CropTable, Indices
+from speech2image.data.quarantine import count_by_kind, summary_lines, write_quarantine
 from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
@@ -33,6 +34,7 @@ from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.loggers import Journal, WandbLogger
 from speech2image.training.module import TrainingModule
+from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
     new_info,
@@ -226,7 +228,11 @@ class Session:
             earlier = read_run(self.folder).info
             kept = ("created", "train_seconds", "train_cpu_seconds")
             info |= {key: earlier[key] for key in kept if key in earlier}
-        info["problems"] = [str(problem.path) for problem in corpus.manifest.problems][:100]
+        problems = corpus.manifest.problems
+        info |= {"problems": [problem.path for problem in problems], "problem_kinds": count_by_kind(problems)}
+        if is_first():
+            write_quarantine(self.folder, problems)
+            print("\n".join(summary_lines(problems, self.folder)), end="\n" if problems else "")
         info["data_folder"] = str(corpus.folder)
         return info
 
