@@ -71,7 +71,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     module = EncoderModule(
         build(config["encoder"]), vision,
         num_classes=len(corpus.class_names), seed=config["seed"], schedule=schedule_of(config),
-        **optim_arguments(config), **_loss_arguments(config["loss"]), **_masks(config, front_end),
+        **optim_arguments(config), **encoder_loss_arguments(config["loss"]), **_masks(config, front_end),
     )  # fmt: skip
     _pretrain(module, config, corpus, session)
     train = _encoder_batches(config, corpus, front_end, "train", augment=True, share=ranks.share())
@@ -92,7 +92,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     return folder
 
 
-def _loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
+def encoder_loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
     """Return a loss as `EncoderModule` takes it; SpeechCLIP's comes as a module with its temperature."""
     if loss["objective"] != "speechclip":
         return loss
