@@ -1,16 +1,14 @@
-"""The local journal, always written, and Weights & Biases, offline unless asked otherwise.
+"""Weights & Biases, offline unless asked otherwise.
 
-The journal is the truth: JSON lines keyed by step, appended and flushed.  wandb gets the same
-scalars and the sample grids; no failure of wandb ever stops a run.
+The journal (`journal.py`) is the truth.  wandb gets the same scalars and the sample grids; no failure of wandb
+ever stops a run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from speech2image.errors import DataError
 from speech2image.training.wandb_files import (
     journal_history,
     read_records,
@@ -26,56 +23,6 @@ from speech2image.training.wandb_files import (
     sample_grids,
     within,
 )
-
-
-class Journal:
-    """Append-only JSON lines of one run.
-
-    Args:
-        path: `journal.jsonl` of the run.
-        resume_step: lines of later steps, written by a killed run, are dropped; None: keep all.
-    """
-
-    def __init__(self, path: Path, resume_step: int | None = None) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and resume_step is not None:
-            _cut_after(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, step: int, kind: str, **values: Any) -> None:
-        """Append one line and hand it to the operating system.
-
-        Raises:  DataError: the disk is full.
-        """
-        line = {"step": step, "time": round(time.time(), 3), "kind": kind, **values}
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: step {step} cannot be written ({error.strerror})",
-                "Free space, then give the same command: the run continues from its checkpoint.",
-            ) from None
-
-    def close(self) -> None:
-        """Sync to disk and close."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-
-def _cut_after(path: Path, step: int) -> None:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line cut by a kill
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 class WandbLogger:
@@ -242,7 +189,9 @@ def _is_whole(folder: Path, steps: set[int]) -> bool:
         from wandb.proto import wandb_internal_pb2 as protocol
 
         path = next(folder.glob("run-*.wandb"))
-        kinds = [protocol.Record.FromString(record).WhichOneof("record_type") for record in read_records(path)]
+        kinds = [
+            protocol.Record.FromString(record).WhichOneof("record_type") for record in read_records(path)
+        ]
     except Exception:  # noqa: BLE001  another wandb with other files: nothing is known
         return True
     return kinds.count("history") >= len(steps) and "exit" in kinds

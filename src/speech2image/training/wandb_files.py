@@ -52,7 +52,9 @@ def journal_history(folder: Path, last_step: int) -> dict[int, dict[str, float]]
 
 def sample_grids(folder: Path, last_step: int) -> dict[int, Path]:
     """Return the sample grids of a run folder by step, none later than `last_step`."""
-    found = {int(path.stem[5:]): path for path in folder.glob("samples/step_*.png") if path.stem[5:].isdigit()}
+    found = {
+        int(path.stem[5:]): path for path in folder.glob("samples/step_*.png") if path.stem[5:].isdigit()
+    }
     return {step: path for step, path in found.items() if step <= last_step}
 
 
