@@ -89,7 +89,11 @@ def main(num_jobs: int) -> None:
         found = {
             "import torch": user_cpu([sys.executable, "-c", "import torch"]),
             "import of all that a job uses": user_cpu(
-                [sys.executable, "-c", "import speech2image.app.cli, speech2image.app.train, speech2image.training.fit"]
+                [
+                    sys.executable,
+                    "-c",
+                    "import speech2image.app.cli, speech2image.app.train, speech2image.training.fit",
+                ]
             ),
             "one job": user_cpu([*python, *words, "seed=3000"]),
             "one job finished before": user_cpu([*python, *words, "seed=3000"]),

@@ -7,11 +7,12 @@ another command.  Records of jobs are in `sweeps.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,13 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: Mapping[str, Any]) -> dic
     """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
-    from submitit.helpers import clean_env
 
     folder = sweep.folder.resolve()
     executor = SlurmExecutor(folder=folder / "slurm", max_num_timeout=options["max_requeues"])
     executor.update_parameters(**sbatch_parameters(sweep.id, options))
     work = [ClusterJob(str(folder / f"job-{job.number}.json"), sweep.verb, job.overrides) for job in jobs]
     try:
-        with clean_env():  # a command typed inside a job is not part of that job
+        with _outside_of_jobs():
             sent = executor.submit_array(work)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = [line for line in str(error).splitlines() if "sbatch:" in line] or str(error).splitlines()[-2:]
@@ -128,6 +128,20 @@ def submit(sweep: Sweep, jobs: Sequence[Job], options: Mapping[str, Any]) -> dic
             "See what there is with: sinfo -s; then choose hydra.launcher.partition, account, time_min or mem_gb.",
         ) from None
     return {job.number: str(one.job_id) for job, one in zip(jobs, sent, strict=True)}
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the job that this command is typed in: what it submits is no part of it."""
+    from submitit.helpers import clean_env
+
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    conf = os.environ.get("SLURM_CONF")
+    with clean_env():
+        os.environ.update({"SLURM_CONF": conf} if conf else {})
+        yield
 
 
 def ask(ids: Sequence[str]) -> dict[str, Heard] | None:

@@ -19,12 +19,17 @@ def run(config: dict[str, Any]) -> Path | None:
         print("\n".join(describe_models(config)))
         return None
     folder = train(config)
-    if (
-        config["evaluate"] and (folder / "weights.safetensors").is_file()
-    ):  # not of a run that a search stopped
+    is_whole = (folder / "weights.safetensors").is_file()  # not of a run that a search stopped
+    if config["evaluate"] and is_whole and _is_first():
         evaluate(folder, config)
     print(folder)
     return folder
+
+
+def _is_first() -> bool:
+    from speech2image.training import ranks
+
+    return ranks.is_first()
 
 
 def evaluate(folder: Path, config: dict[str, Any]) -> None:
@@ -57,10 +62,17 @@ def after_sweep(
 
 
 def train(config: dict[str, Any]) -> Path:
-    """Train one run to its end, continuing an unfinished one; return its folder."""
+    """Train one run to its end, with all ranks, continuing an unfinished one; return its folder."""
+    from speech2image.training import ranks
+
+    with ranks.together(config):
+        return _train(config)
+
+
+def _train(config: dict[str, Any]) -> Path:
     import torch
 
-    from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit
+    from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit, ranks
     from speech2image.training.conditions import resolve_condition
 
     torch.set_float32_matmul_precision("high")
@@ -74,8 +86,8 @@ def train(config: dict[str, Any]) -> Path:
         return folder
     if codec_run is not None and condition is not None:
         diffusion_fit.check_parts(config, condition, codec_run)
-    is_new = not folder.exists()
-    _write_config(folder, config)
+    is_new = not folder.exists() and ranks.is_first()
+    ranks.by_first(lambda: _write_config(folder, config))
     try:
         if config["stage"] == "encoder":
             return fit.fit_encoder(config, name, folder)

@@ -1,72 +1,57 @@
 """Read the pickles of published data sets without running anything in them.
 
 Admitted are lists, tuples, dictionaries, texts, bytes, numbers, and numpy arrays and scalars of
-numeric type.  Everything else a pickle may ask for is refused by name before it is imported.
+numeric type.  Everything else a pickle may ask for is refused by name before it is imported; how, is in
+`safe/pickles.py`.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from speech2image.errors import DataError
+from speech2image.safe.pickles import PlainUnpickler, check_unfolded
 
-_MAX_BYTES = 8 * 1024**3
-
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): None,  # filled below: numpy's protocol-2 pickles carry bytes as latin-1 text
-}
-for _core in ("numpy.core", "numpy._core"):  # the names of numpy 1 and 2
-    _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    _ADMITTED[f"{_core}.multiarray", "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    _ADMITTED[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer  # type: ignore[attr-defined]
+MAX_LIST_BYTES = 8 * 1024**2
+"""Largest pickle of names or numbers: 100,000 names take 6 MB."""
+MAX_ARRAY_BYTES = 8 * 1024**3
+"""Largest pickle of embeddings or features."""
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin-1")
-
-
-_ADMITTED["_codecs", "encode"] = _encode
-
-
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ADMITTED[module, name]
-
-
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Any:
     """Read a pickle that holds only lists, mappings, texts, numbers and numeric arrays.
 
     Args:
         path: pickle of any protocol, also of Python 2.
+        max_bytes: largest file accepted; `MAX_LIST_BYTES` for lists of names and numbers.
 
-    Raises:  DataError: missing, damaged, or asking for anything else; nothing has run then.
+    Raises:  DataError: missing, too large, damaged, or asking for anything else; nothing has run then.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > max_bytes:
+            raise DataError(
+                f"{path}: {size:,} bytes, more than the {max_bytes:,} that are accepted",
+                "Get the file from its original source.",
+            )
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror})", "Check the layout of the corpus."
         ) from None
-    if len(content) > _MAX_BYTES:
-        raise DataError(f"{path}: {len(content):,} bytes, more than {_MAX_BYTES:,}")
     try:
-        value = _Reader(io.BytesIO(content), encoding="latin1").load()
+        value = PlainUnpickler(io.BytesIO(content)).load()
+        check_unfolded(value, 4 * len(content) + 1000)
         _check(value)
         return value
     except RecursionError:
         reason = "it is nested too deeply"
     except Exception as error:  # noqa: BLE001  a damaged pickle fails in many ways
-        reason = str(error) or type(error).__name__
+        reason = (str(error) or type(error).__name__)[:200]
     raise DataError(
         f"{path}: refused, not a plain list of texts and numbers: {reason}",
         "Get the file from its original source; nothing in it was executed.",
@@ -74,11 +59,13 @@ def read_pickle(path: Path) -> Any:
 
 
 def _check(value: Any) -> None:
-    todo, seen = [value], set()  # a list may hold itself
+    todo, seen = [value], set()  # parts may be shared
     while todo:
         item = todo.pop()
         if isinstance(item, (list, tuple, dict, np.ndarray)):
             if id(item) in seen:
+                if isinstance(item, np.ndarray) and item.size:  # stacked, it would take its bytes again and again
+                    raise TypeError("one array that stands in several places")
                 continue
             seen.add(id(item))
         if isinstance(item, (list, tuple)):

@@ -1,7 +1,6 @@
 """Weight files: our own safetensors with a hash in the header, and foreign checkpoints read safely.
 
-Nothing here runs code from a file: foreign pickles are read with `weights_only=True` and their
-archives are checked byte by byte first.  Every way in which a file does not fit a model is listed
+Nothing here runs code from a file, and sizes are checked before memory is taken (`safe/`).  Every way in which a file does not fit a model is listed
 in one message.  What foreign tensors mean is the business of `convert/`.
 """
 
@@ -10,14 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -25,6 +21,10 @@ from torch import Tensor, nn
 
 from speech2image.errors import CheckpointError
 from speech2image.hub.systems import recognise
+from speech2image.safe.pickles import Asked
+from speech2image.safe.records import read_json
+from speech2image.safe.tensors import read_header
+from speech2image.safe.torch_files import read_torch_file
 
 _COUNTER = "num_batches_tracked"
 _LISTED = 8
@@ -74,13 +74,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:  CheckpointError: missing, empty, cut, changed, or not written by speech2image.
     """
-    must_exist(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as problem:
-        raise damaged_checkpoint(path, str(problem)) from problem
+    tensors, header = read_safetensors(path)
     if "speech2image" not in header or "sha256" not in header:
         raise CheckpointError(
             f"{path} is a safetensors file, but not one that speech2image wrote",
@@ -88,7 +82,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if _sealed(tensors, header["speech2image"]) != header["sha256"]:
         raise damaged_checkpoint(path, "its content does not match the hash in its header")
-    meta: dict[str, Any] = json.loads(header["speech2image"])
+    try:
+        meta = read_json(header["speech2image"])
+    except ValueError as problem:
+        raise damaged_checkpoint(path, f"its metadata cannot be read ({problem})") from problem
+    if not isinstance(meta, dict):
+        raise damaged_checkpoint(path, "its metadata are no JSON object")
     return tensors, meta
 
 
@@ -151,7 +150,7 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
     module.load_state_dict({**state, **counters}, strict=True)
 
 
-def read_foreign(path: Path) -> dict[str, Tensor]:
+def read_foreign(path: Path, stand_ins: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the tensors of a PyTorch checkpoint without running anything in it.
 
     A state nested under `state_dict` (or `model`, `netG`, `ema`) is taken out, and a `module.` in
@@ -159,20 +158,16 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: `.pth`, `.pt` or `.ckpt`, old or new format, or `.safetensors`.
+        stand_ins: see `unpickle_weights`.
 
     Raises:  CheckpointError: missing, empty, cut, changed (checksum), a pickle that asks to run
         code, without tensors, or with values that are not finite.
     """
     must_exist(path)
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as problem:
-            raise damaged_checkpoint(path, str(problem)) from problem
+        content: Any = read_safetensors(path)[0]
     else:
-        check_archive(path)
-        content = unpickle_weights(path)
+        content = unpickle_weights(path, stand_ins)
     state = _tensors_of(content, path)
     # The schedule of VQ-Diffusion is stored as logarithms, that of 0 among them.
     bad = [
@@ -222,49 +217,39 @@ def damaged_checkpoint(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} ({size:,} bytes) is damaged: {reason}", "Copy or download it again.")
 
 
-def check_archive(path: Path) -> None:
-    """Compare every checksum of a zip checkpoint; torch itself does not."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start != b"PK\x03\x04":
-        return
+def unpickle_weights(path: Path, stand_ins: Collection[str] = ()) -> Any:
+    """Return the content of a PyTorch file; only tensors, plain containers and numpy scalars are admitted.
+
+    Args:
+        path: the file.
+        stand_ins: full names of classes whose objects are of no interest: an empty object takes their place.
+
+    Raises:  CheckpointError: damaged, beyond a limit, or asking to run or build anything else.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as problem:
-        raise damaged_checkpoint(path, f"its archive cannot be read ({problem})") from problem
-    if broken is not None:
-        raise damaged_checkpoint(path, f"the checksum of its part {broken} is wrong")
+        return read_torch_file(path, stand_ins)
+    except Asked as problem:
+        raise CheckpointError(
+            f"{path} was not opened: it is not a plain file of weights, it asks to run or build {problem.name}."
+            " Files of weights hold tensors and plain values only",
+            "Use a file from a source you trust that was saved as a state dict.",
+        ) from problem
+    except (OSError, ValueError) as problem:
+        raise damaged_checkpoint(path, str(problem)) from problem
 
 
-def unpickle_weights(path: Path) -> Any:
-    """Return the content of a PyTorch file; only tensors, plain containers and numpy scalars are admitted."""
-    scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
-    rebuild = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [np.dtype, *scalar_types, rebuild, (rebuild, "numpy.core.multiarray.scalar")]
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file, its header checked whole before.
+
+    Raises:  CheckpointError: missing, damaged, or beyond a limit.
+    """
+    must_exist(path)
     try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        reason = str(problem)
-        if "Unsupported global" in reason or "Unsupported class" in reason or "Weights only" in reason:
-            asked = _first_match(reason)
-            raise CheckpointError(
-                f"{path} was not opened: {asked}. Files of weights hold tensors and plain values only",
-                "Use a file from a source you trust that was saved as a state dict.",
-            ) from problem
-        raise damaged_checkpoint(path, reason.splitlines()[0]) from problem
-    except Exception as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise damaged_checkpoint(path, f"not a readable PyTorch file ({reason[:200]})") from problem
-
-
-def _first_match(reason: str) -> str:
-    import re
-
-    found = re.search(r"GLOBAL ([\w.]+)", reason) or re.search(r"(?:global|class) ([\w.]+)", reason)
-    name = found.group(1) if found else "an object that is not data"
-    return f"it is not a plain file of weights, it asks to run or build {name}"
+        header = read_header(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in header.tensors}, header.metadata
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise damaged_checkpoint(path, str(problem)) from problem
 
 
 def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speech2image.images.grid import contact_sheet, to_uint8, write_png
+from speech2image.training import ranks
 from speech2image.training.checkpoint import save_checkpoint
 from speech2image.training.loggers import Journal, WandbLogger
 from speech2image.training.module import TrainingModule
@@ -132,7 +133,9 @@ class CheckpointWriter(pl.Callback):
 
     def _save(self, module: TrainingModule) -> None:
         if module.train_step != self._saved:
-            save_checkpoint(self.folder, module.train_step, module.checkpoint_state(), self.keep)
+            state = module.checkpoint_state()  # all ranks: shards are gathered
+            if ranks.is_first():
+                save_checkpoint(self.folder, module.train_step, state, self.keep)
             self._saved = module.train_step
 
 
@@ -177,6 +180,8 @@ class SampleGrid(pl.Callback):
     @torch.no_grad()
     def _draw(self, module: TrainingModule) -> None:
         images = to_uint8(self.paint(module, self.told.to(module.device)).float().cpu())
+        if not ranks.is_first():  # it took part in painting, where weights lie in shards
+            return
         columns = min(8, len(images))
         rows: list[np.ndarray] = []
         for start in range(0, len(images), columns):  # a row of real images above its painted ones

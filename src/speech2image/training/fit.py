@@ -19,11 +19,14 @@ from speech2image.data.batches import ClassBatches, EncoderBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.front_ends import AnyFrontEnd, front_end_of
+from speech2image.data.order import WHOLE, Share
 from speech2image.data.pixels import CropTable, Indices
+from speech2image.data.quarantine import count_by_kind, summary_lines, write_quarantine
 from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
+from speech2image.training import ranks
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -34,6 +37,7 @@ from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.loggers import Journal, WandbLogger
 from speech2image.training.module import TrainingModule
 from speech2image.training.pruning import Pruning, pruning_of
+from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
     new_info,
@@ -41,6 +45,8 @@ from speech2image.training.runs import (
     write_info,
 )
 from speech2image.training.schedules import make_schedule
+from speech2image.training.sharded import is_sharded, shard, whole_state
+from speech2image.training.synchronised import synchronise
 from speech2image.training.teachers import ClassTeacher, FeatureFile, WithTeacher, fit_on_classes
 
 
@@ -53,7 +59,8 @@ def is_finished(folder: Path) -> bool:
 def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a speech encoder; return its run folder."""
     require_published(config)
-    corpus = open_corpus(config["data"], config["audio"], config["paths"])
+    with ranks.in_turn():
+        corpus = open_corpus(config["data"], config["audio"], config["paths"])
     front_end = front_end_of(config["audio"])
     assert front_end is not None  # an encoder hears
     pl.seed_everything(config["seed"], verbose=False)
@@ -65,7 +72,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
         **optim_arguments(config), **_loss_arguments(config["loss"]), **_masks(config, front_end),
     )  # fmt: skip
     _pretrain(module, config, corpus, session)
-    train = _encoder_batches(config, corpus, front_end, "train", augment=True)
+    train = _encoder_batches(config, corpus, front_end, "train", augment=True, share=ranks.share())
     val = _encoder_batches(config, corpus, front_end, val_split(corpus), augment=False)
     if teacher_file is not None:
         train = WithTeacher(train, teacher_file.read(corpus, "train"), config["seed"])
@@ -110,18 +117,26 @@ def _vision(
         return None, build(node)
     vision = build(node) if "weights_path" in node else build_image_branch(node)
     if isinstance(vision, ClassTeacher) and not session.has_checkpoint():
-        with costs_added(session.info):
-            right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
-        session.journal.write(0, "event", teacher_train_accuracy=right)
+        ranks.by_first(lambda: _fit_teacher(vision, config, corpus, session))
     return vision, None
+
+
+def _fit_teacher(teacher: ClassTeacher, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
+    with costs_added(session.info):
+        right = teacher.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
+    session.journal.write(0, "event", teacher_train_accuracy=right)
 
 
 def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
     """Fit a small image branch and the shared classifier to the training classes, before any speech."""
-    branch, steps = module.image_branch, getattr(module.image_branch, "pretrain_steps", 0)
-    if not steps or session.has_checkpoint():
-        return
-    assert branch is not None and module.classifier is not None  # config/validate.py saw to that
+    if getattr(module.image_branch, "pretrain_steps", 0) and not session.has_checkpoint():
+        ranks.by_first(lambda: _fit_branch(module, config, corpus, session))
+
+
+def _fit_branch(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
+    branch: Any = module.image_branch
+    steps = branch.pretrain_steps
+    assert module.classifier is not None  # config/validate.py saw to that
     device = device_of(config)
     module.to(device)
     with costs_added(session.info):
@@ -146,12 +161,13 @@ def device_of(config: dict[str, Any]) -> torch.device:
 
 
 def _encoder_batches(
-    config: dict[str, Any], corpus: Corpus, front_end: AnyFrontEnd, split: str, augment: bool
-) -> Any:
+    config: dict[str, Any], corpus: Corpus, front_end: AnyFrontEnd, split: str, augment: bool,
+    share: Share = WHOLE,
+) -> Any:  # fmt: skip
     return EncoderBatches(
         corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],
         front_end.pad_value, front_end.pad_frames, min_frames=front_end.min_frames, augment=augment,
-        pool_batches=config["trainer"]["pool_batches"], pairs=config["loss"]["objective"] == "speechclip",
+        pool_batches=config["trainer"]["pool_batches"], pairs=config["loss"]["objective"] == "speechclip", share=share,
     )  # fmt: skip
 
 
@@ -217,7 +233,7 @@ class Session:
         self.info = self._info(corpus)
         self.journal = Journal(folder / "journal.jsonl", resume_step=step)
         self.wandb = WandbLogger(
-            **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
+            **(config["logger"]["wandb"] | ({} if ranks.is_first() else {"mode": "disabled"})), run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
 
@@ -228,7 +244,11 @@ class Session:
             earlier = read_run(self.folder).info
             kept = ("created", "train_seconds", "train_cpu_seconds")
             info |= {key: earlier[key] for key in kept if key in earlier}
-        info["problems"] = [str(problem.path) for problem in corpus.manifest.problems][:100]
+        problems = corpus.manifest.problems
+        info |= {"problems": [problem.path for problem in problems], "problem_kinds": count_by_kind(problems)}
+        if is_first():
+            write_quarantine(self.folder, problems)
+            print("\n".join(summary_lines(problems, self.folder)), end="\n" if problems else "")
         info["data_folder"] = str(corpus.folder)
         return info
 
@@ -251,13 +271,17 @@ class Session:
         return module.train_step
 
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
-        """Train the remaining steps."""
+        """Train the remaining steps, with all ranks."""
         config, trainer = self.config, self.config["trainer"]
+        if (
+            not ranks.is_first() and trainer["strategy"] == "ddp"
+        ):  # the first rank paints alone, unless of shards
+            callbacks = []
         self.info["parameters"] = {
             part: sum(parameter.numel() for parameter in child.parameters())
             for part, child in module.named_children()
         }
-        write_info(self.folder, self.info)
+        self._write_info()
         saves = config["callbacks"]["checkpoint"]
         writer = JournalWriter(
             self.journal,
@@ -272,32 +296,52 @@ class Session:
             callbacks.append(self.pruning)
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         engine = pl.Trainer(
-            max_epochs=1, accelerator=trainer["accelerator"], devices=1, precision=trainer["precision"],
+            max_epochs=1, **ranks.engine_arguments(trainer), precision=trainer["precision"],
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             num_sanity_val_steps=0, val_check_interval=min(trainer["val_every"], max(1, len(data.steps))),
             check_val_every_n_epoch=None, limit_val_batches=1.0 if data.val is not None else 0,
             deterministic=trainer["deterministic"] or None, callbacks=callbacks,
         )  # fmt: skip
         forget_peak_memory()
+        self._bring_together(module)
         if len(data.steps):
             with costs_added(self.info), warnings.catch_warnings():  # advice that does not apply to our loop
                 warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                 engine.fit(module, datamodule=data)
         self.info["peak_memory_mb"] = peak_memory_mb()
 
+    def _bring_together(self, module: TrainingModule) -> None:
+        """Let all ranks start from the weights of the first, whole or in shards."""
+        trainer, device = self.config["trainer"], device_of(self.config)
+        ranks.check_agreement(run=self.name, step=module.train_step)
+        synchronise(module, trainer["sync_batch_norm"], device)
+        if trainer["strategy"] == "fsdp":
+            shard(module.sharded_networks(), device)
+
+    def _write_info(self) -> None:
+        if ranks.is_first():
+            write_info(self.folder, self.info)
+
+    def _write_weights(self, module: TrainingModule, parts: nn.Module) -> None:
+        meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
+        if is_sharded(parts):  # shards meet on the device; Lightning has left them on the CPU
+            parts.to(device_of(self.config))
+        weights = whole_state(parts.state_dict())
+        if ranks.is_first():
+            save_weights(self.folder / "weights.safetensors", weights, meta)
+
     def finish(self, module: TrainingModule, parts: nn.Module) -> None:
         """Write the weights for use, of a run that a search did not stop, and close the records."""
         is_pruned = self.pruning is not None and self.pruning.pruned_at is not None
         if not is_pruned:
-            meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
-            save_weights(self.folder / "weights.safetensors", parts.state_dict(), meta)
+            self._write_weights(module, parts)
         self.info |= {
             "status": "pruned" if is_pruned else "finished",
             "train_step": module.train_step,
             "images_seen": module.images_seen,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_info(self.folder, self.info)
+        self._write_info()
         self.journal.close()
         self.wandb.summarise(lambda: cost_summary(self.info))
         self.wandb.close()
