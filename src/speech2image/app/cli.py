@@ -18,6 +18,7 @@ from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "check or make a corpus, speak its captions, cache mel features and images"),
     "train": ("train", "train a speech encoder, a codec or a generator; -m sweeps"),
+    "plan": ("plan", "what an experiment costs on 1 to 256 GPUs, counted without running it"),
     "embed": ("embed", "run a trained encoder over a corpus"),
     "generate": ("generate", "paint images from speech, a folder of speech, or a text spoken first"),
     "evaluate": ("evaluate", "score a run or a folder of images under a named protocol"),

@@ -62,10 +62,14 @@ def after_sweep(
 
 
 def train(config: dict[str, Any]) -> Path:
-    """Train one run to its end, with all ranks, continuing an unfinished one; return its folder."""
-    from speech2image.training import ranks
+    """Train one run to its end, with all ranks, continuing an unfinished one; return its folder.
 
-    with ranks.together(config):
+    Raises:  Preempted: a signal asked to stop; the state is saved.
+    """
+    from speech2image.training import ranks
+    from speech2image.training.preemption import Preemption
+
+    with Preemption(), ranks.together(config):
         return _train(config)
 
 
@@ -74,6 +78,7 @@ def _train(config: dict[str, Any]) -> Path:
 
     from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit, ranks
     from speech2image.training.conditions import resolve_condition
+    from speech2image.training.preemption import StopNow
 
     torch.set_float32_matmul_precision("high")
     config = copy.deepcopy(config)
@@ -97,7 +102,7 @@ def _train(config: dict[str, Any]) -> Path:
         if codec_run is not None:
             return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
         return gan_fit.fit_gan(config, name, folder, condition)
-    except Speech2ImageError:
+    except (Speech2ImageError, StopNow):
         if is_new and not (folder / "run.json").is_file():  # refused before the first step
             shutil.rmtree(folder, ignore_errors=True)
         raise

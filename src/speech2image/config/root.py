@@ -10,6 +10,15 @@ _OPTIONAL_TEXT: tuple[type, ...] = (str, type(None))
 ROOT_FIELDS: dict[str, dict[str, Any]] = {
     "prepare": {"verify": bool},
     "train": {"name": str, "stage": str, "seed": int, "evaluate": bool, "validate_only": bool},
+    "plan": {
+        "name": str,
+        "stage": str,
+        "seed": int,
+        "gpus": list,
+        "utterance_s": (int, float),
+        "corpus_images": int,
+        "out": _OPTIONAL_TEXT,
+    },
     "embed": {"run": _OPTIONAL_TEXT, "split": str, "out": _OPTIONAL_TEXT},
     "generate": {
         "run": _OPTIONAL_TEXT,
@@ -66,6 +75,15 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "seed": "root of every random draw",
         "evaluate": "after training, score the run under its corpus's own protocol",
         "validate_only": "build everything, print sizes, train nothing",
+    },
+    "plan": {
+        "name": "the experiment",
+        "stage": "encoder, codec, gan or diffusion",
+        "seed": "without influence",
+        "gpus": "numbers of GPUs to plan for",
+        "utterance_s": "seconds of a typical utterance, for encoders",
+        "corpus_images": "images of the corpus: what does not fit hardware.cache_gb is read again each epoch",
+        "out": "folder to write; null: below paths.runs",
     },
     "embed": {
         "run": "folder of a trained encoder",

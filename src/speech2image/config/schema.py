@@ -46,6 +46,8 @@ from speech2image.config.schema_encoder import (
     TorchvisionTeacherConfig,
 )
 
+from speech2image.config.schema_hardware import HardwareConfig
+
 
 # ---- data -------------------------------------------------------------------------------------
 @dataclass
@@ -357,5 +359,6 @@ VARIANTS: dict[str, dict[str | None, type]] = {
     "callbacks": {None: CallbacksConfig},
     "logger": {None: LoggerConfig},
     "paths": {None: PathsConfig},
+    "hardware": {None: HardwareConfig},
     "protocol": {None: ProtocolConfig},
 }

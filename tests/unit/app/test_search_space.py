@@ -81,7 +81,9 @@ def test_grid_of_an_interval_of_floats_says_what_to_type() -> None:
     with pytest.raises(ConfigError, match="no end") as error:
         space.grid()
     assert "lr=choice(" in error.value.remedy
-    assert len(read_space(["++a=range(0.0,1.0,0.25)", "++b=int(interval(1,3))", "++c=x,y"]).grid()) == 4 * 3 * 2
+    assert (
+        len(read_space(["++a=range(0.0,1.0,0.25)", "++b=int(interval(1,3))", "++c=x,y"]).grid()) == 4 * 3 * 2
+    )
 
 
 # ---- export -----------------------------------------------------------------------------------
