@@ -8,6 +8,7 @@ from typing import Any
 
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
+from speech2image.data.quarantine import summary_lines
 from speech2image.data.store import RaggedStore, is_complete
 from speech2image.errors import ConfigError, DataError
 
@@ -77,10 +78,4 @@ def describe(corpus: Corpus) -> list[str]:
             spoken = len(corpus.utterances(split))
             classes = len({record.class_id for record in records})
             lines.append(f"{split:<6}{len(records):>7} images {classes:>5} classes {spoken:>7} utterances")
-    problems = corpus.manifest.problems
-    if problems:
-        lines.append(f"{len(problems)} damaged items were left out:")
-        lines += [f"  {problem.kind}: {problem.path}: {problem.message}" for problem in problems[:10]]
-        if len(problems) > 10:
-            lines.append(f"  … all of them: {corpus.folder / 'manifest.jsonl'}")
-    return lines
+    return [*lines, *summary_lines(corpus.manifest.problems, corpus.folder)]

@@ -23,6 +23,17 @@ from speech2image.errors import DataError
 
 SILENCE_PEAK = 1e-4
 MIN_RATE_HZ = 1000
+MAX_RATE_HZ = 192_000
+MAX_WAVE_S = 60.0
+"""Longest recording, seconds: a spoken sentence; longer ones are cut into sentences first."""
+MAX_WAVE_BYTES = 200_000_000
+"""Largest file of a recording: a minute in stereo at the highest rate, 64 bits a sample."""
+MAX_VALUES = 24_000_000
+"""Most samples over all channels that are decoded, 96 MB: a minute in stereo at the highest rate."""
+#: Read; other parsers of libsndfile are not trusted with files of unknown making.
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "NIST", "CAF")
+
+_MAX_CHUNKS = 1000
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 _MAX_PHASES = 640
 
@@ -45,11 +56,11 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def read_wave(path: Path | str, sample_rate_hz: int, max_s: float = 60.0) -> np.ndarray:
+def read_wave(path: Path | str, sample_rate_hz: int, max_s: float = MAX_WAVE_S) -> np.ndarray:
     """Read a recording of any rate, sample width and channel count as mono float32.
 
     Args:
-        path: audio file in any format libsndfile decodes.
+        path: audio file of one of `FORMATS`.
         sample_rate_hz: rate of the result.
         max_s: longest recording accepted, seconds.
 
@@ -61,10 +72,14 @@ def read_wave(path: Path | str, sample_rate_hz: int, max_s: float = 60.0) -> np.
     _check_file(path)
     try:
         with soundfile.SoundFile(path) as sound:
+            if sound.format not in FORMATS:
+                raise ValueError(f"format {sound.format}")
             rate_hz, declared = int(sound.samplerate), int(sound.frames)
-            _check_extent(path, rate_hz, declared, max_s)
-            wave = sound.read(min(declared, int(max_s * rate_hz) + 1), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+            _check_extent(path, (rate_hz, declared, int(sound.channels)), max_s)
+            wave = sound.read(declared, dtype="float32", always_2d=True)
+    except DataError:
+        raise
+    except Exception as error:  # libsndfile and its wrapper fail in many ways
         raise DataError(
             f"{path}: cannot be decoded as audio; found: {_real_format(path)}",
             "Convert it to WAV (for example with ffmpeg -i in.xyz out.wav), or skip it with on_error=skip.",
@@ -142,55 +157,70 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise DataError(
-            f"{path}: expected a recording, found {found}",
-            "Check the path; captions without a recording are spoken by: speech2image prepare",
-        )
     try:
-        missing = _missing_wav_bytes(path)
-    except OSError as error:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise DataError(
+                f"{path}: expected a recording, found {found}",
+                "Check the path; captions without a recording are spoken by: speech2image prepare",
+            )
+        total = path.stat().st_size
+        missing = _missing_wav_bytes(path, total)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"{path}: cannot be read: {error}", "Check the rights of the file.") from error
-    if missing is None:
+    if total == 0:
         raise DataError(
             f"{path}: the file is empty (0 bytes)", "Fetch it again, or skip it with on_error=skip."
+        )
+    if total > MAX_WAVE_BYTES:
+        raise DataError(
+            f"{path}: a recording of {total:,} bytes, more than the {MAX_WAVE_BYTES:,} that are accepted",
+            "Cut it into sentences, or leave it out (data.on_error=skip).",
         )
     if missing > 0:
         raise _cut(path, f"{missing} bytes of its sound are missing")
 
 
-def _missing_wav_bytes(path: Path) -> int | None:
-    """Return how many bytes the data chunk of a WAV lacks, 0 if none or no WAV; None: empty file."""
-    total = path.stat().st_size
-    if total == 0:
-        return None
+def _missing_wav_bytes(path: Path, total: int) -> int:
+    """Return how many bytes the data chunk of a WAV lacks; 0 if none or no WAV."""
     with open(path, "rb") as file:
         head = file.read(12)
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             return 0
-        while len(chunk := file.read(8)) == 8:
+        for _ in range(_MAX_CHUNKS):
+            chunk = file.read(8)
+            if len(chunk) < 8:
+                return 0
             name, size = struct.unpack("<4sI", chunk)
             if name == b"data":
                 return 0 if size in _UNKNOWN_SIZES else max(0, size - (total - file.tell()))
             file.seek(size + size % 2, os.SEEK_CUR)
-    return 0
+    raise DataError(
+        f"{path}: more than {_MAX_CHUNKS} chunks stand before its sound",
+        "Convert it again from its source, or skip it with on_error=skip.",
+    )
 
 
-def _check_extent(path: Path, rate_hz: int, num_samples: int, max_s: float) -> None:
+def _check_extent(path: Path, extent: tuple[int, int, int], max_s: float) -> None:
+    rate_hz, num_samples, channels = extent
     if num_samples <= 0:
         raise DataError(
             f"{path}: the recording holds no samples", "Record it again, or skip it with on_error=skip."
         )
-    if rate_hz < MIN_RATE_HZ:
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise DataError(
-            f"{path}: sample rate {rate_hz} Hz, expected at least {MIN_RATE_HZ} Hz",
+            f"{path}: sample rate {rate_hz} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ:,} Hz",
             "Check the header of the file; convert it again from its source.",
         )
     if num_samples > max_s * rate_hz:
         raise DataError(
             f"{path}: {num_samples / rate_hz:.1f} s long, longer than the limit of {max_s:g} s",
             "Cut it into sentences, or leave it out (data.on_error=skip).",
+        )
+    if num_samples * channels > MAX_VALUES:
+        raise DataError(
+            f"{path}: {num_samples:,} samples in {channels} channels, more than {MAX_VALUES:,} together",
+            "Mix it to mono, or leave it out (data.on_error=skip).",
         )
 
 

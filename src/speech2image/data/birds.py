@@ -25,6 +25,7 @@ from speech2image.data.bird_captions import describe_bird
 from speech2image.data.bird_drawing import paint_bird
 from speech2image.data.bird_shapes import BEAKS, PALETTE, PARTS, SIZES, BirdLook, plan_bird
 from speech2image.data.order import addressed_rng
+from speech2image.data.plain_json import read_json_file
 from speech2image.data.whole import write_whole
 from speech2image.errors import ConfigError, DataError
 
@@ -237,7 +238,7 @@ def _read_stamp(root: Path, arguments: dict[str, int]) -> bool:
             f"{root}: expected a folder for the corpus, found a file", "Choose another data.root."
         )
     try:
-        stamp = json.loads((root / _STAMP).read_text())
+        stamp = read_json_file(root / _STAMP)
         found, complete = stamp["arguments"], stamp["complete"]
         if stamp["corpus"] != "spoken_birds" or stamp["format"] != _FORMAT:
             found = None

@@ -61,7 +61,9 @@ def scan(data: dict[str, Any]) -> Manifest:
 
         if data["make"] is not None:
             make_spoken_birds(root, **data["make"])
-        return _named(scan_cub(root, data["on_error"], data["val_classes"]), "spoken_birds")
+        return _named(
+            scan_cub(root, data["on_error"], data["val_classes"], data["speak"] is None), "spoken_birds"
+        )
     if data["name"] == "spoken_digits":
         from speech2image.data.digits import make_spoken_digits, scan_spoken_digits
 
@@ -72,7 +74,7 @@ def scan(data: dict[str, Any]) -> Manifest:
     if data["name"] == "cub200":
         from speech2image.data.cub import scan_cub
 
-        return scan_cub(root, data["on_error"], data["val_classes"])
+        return scan_cub(root, data["on_error"], data["val_classes"], data["speak"] is None)
     from speech2image.data.flickr8k import scan_flickr8k
 
     return scan_flickr8k(root, data["on_error"])

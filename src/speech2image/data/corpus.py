@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from speech2image.data.manifest import Manifest, read_manifest
+from speech2image.data.plain_json import read_json_file
 from speech2image.data.store import RaggedStore
+from speech2image.data.store_index import seal_of
 from speech2image.errors import DataError
 from speech2image.types import ImageRecord, Utterance
 
@@ -34,14 +35,18 @@ class Corpus:
     def __init__(self, folder: Path, was_ready: bool = True) -> None:
         self.folder, self.was_ready = Path(folder), was_ready
         try:
-            record = json.loads((self.folder / "corpus.json").read_text())
+            record = read_json_file(self.folder / "corpus.json")
             self.image_px, self.fingerprint = int(record["image_px"]), str(record["fingerprint"])
             self.is_spoken = record.get("front_end", {}) is not None
-        except (OSError, ValueError, KeyError) as error:
+            manifest = self.folder / "manifest.jsonl"
+            if "seal" in record and record["seal"] != seal_of(record, manifest.read_bytes()):
+                raise ValueError("corpus.json and manifest.jsonl are not those that were written together")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{folder} is no prepared corpus ({error})", "Type: speech2image prepare"
+                f"{folder} is no prepared corpus ({error})",
+                f"Type: rm '{self.folder / 'corpus.json'}', then the same command again: both are written anew.",
             ) from None
-        self.manifest: Manifest = read_manifest(self.folder / "manifest.jsonl")
+        self.manifest: Manifest = read_manifest(manifest)
         self.mel = RaggedStore.open(self.folder / "mel")
         self.images = RaggedStore.open(self.folder / "images")
 

@@ -11,12 +11,27 @@ and captions show) and `audio_index.jsonl` (who speaks) beside it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from speech2image.data.layout import Findings, find_root, read_index, read_lines, read_table, read_text
+import numpy as np
+
+from speech2image.data.layout import (
+    MAX_CAPTIONS_BYTES,
+    Findings,
+    caption_problem,
+    find_root,
+    read_index,
+    read_lines,
+    read_table,
+    read_text,
+    require_keys,
+    small_number,
+    unrecorded,
+)
 from speech2image.data.manifest import Manifest
-from speech2image.data.safe_pickle import read_pickle
+from speech2image.data.safe_pickle import MAX_LIST_BYTES, read_pickle
 from speech2image.errors import DataError
 from speech2image.types import ImageRecord, Utterance
 
@@ -32,7 +47,9 @@ _EXPECTED = (
 )
 
 
-def scan_cub(root: Path, on_error: str = "raise", val_classes: int = 0) -> Manifest:
+def scan_cub(
+    root: Path, on_error: str = "raise", val_classes: int = 0, must_be_recorded: bool = True
+) -> Manifest:
     """Read the layout of CUB-200-2011.
 
     Args:
@@ -40,6 +57,8 @@ def scan_cub(root: Path, on_error: str = "raise", val_classes: int = 0) -> Manif
             are understood too.
         on_error: `raise` on missing files, or `skip` them and name them in the manifest.
         val_classes: training classes, the last ones in order, held out as `val`.
+        must_be_recorded: a caption without a recording is damage where nearly all images have one of the
+            caption at its place; False: it will be spoken.
 
     Returns: the manifest; captions without a recording have no `wave`.
     Raises:  DataError: not this layout, a damaged list, too many `val_classes`, or (`raise`) missing
@@ -57,21 +76,30 @@ def scan_cub(root: Path, on_error: str = "raise", val_classes: int = 0) -> Manif
         record = scan.record(name, key, dense[number])
         if record is not None:
             records.append(record)
+    if must_be_recorded:
+        scan.name_unrecorded(records)
     findings.finish(len(listed), "images", len(records))
     return Manifest("cub200", root, tuple(records), tuple(findings.problems))
 
 
 def _read_split(root: Path, split: str) -> list[tuple[str, int]]:
-    keys = read_pickle(root / split / "filenames.pickle")
-    numbers = read_pickle(root / split / "class_info.pickle")
+    keys = read_pickle(root / split / "filenames.pickle", MAX_LIST_BYTES)
+    numbers = read_pickle(root / split / "class_info.pickle", MAX_LIST_BYTES)
     fits = isinstance(keys, list) and isinstance(numbers, list) and len(keys) == len(numbers)
-    if not fits or not all(str(number).lstrip("-").isdigit() for number in numbers):
+    classes = [_class_number(number) for number in numbers] if fits else [None]
+    if None in classes:
         raise DataError(
             f"{root / split}: filenames.pickle and class_info.pickle are not a list of names and a list of "
             "class numbers of the same length",
             "Get both files from the same source.",
         )
-    return [(str(key), int(number)) for key, number in zip(keys, numbers, strict=True)]
+    names = [key.decode("utf-8", "replace") if isinstance(key, bytes) else key for key in keys]
+    require_keys(names, root / split / "filenames.pickle")
+    return [(key, number) for key, number in zip(names, classes, strict=True) if number is not None]
+
+
+def _class_number(number: Any) -> int | None:
+    return small_number(int(number) if isinstance(number, np.integer) else number)
 
 
 def _held_out(root: Path, numbers: set[int], val_classes: int) -> set[int]:
@@ -94,7 +122,8 @@ class _Scan:
         audio = self.base / "audio"
         found = audio.rglob("*.wav") if audio.is_dir() else ()
         self.recordings = {path.relative_to(audio).as_posix() for path in found}
-        for wav in sorted(self.voices.keys() - self.recordings):
+        self.gone = self.voices.keys() - self.recordings
+        for wav in sorted(self.gone):
             findings.add("missing wav", f"{FOLDER}/audio/{wav}", "audio_index.jsonl lists it")
 
     def record(self, split: str, key: str, class_id: int) -> ImageRecord | None:
@@ -113,44 +142,60 @@ class _Scan:
         return ImageRecord(
             key=key, path=str(image.relative_to(self.root)), split=split, class_id=class_id,
             class_name=class_folder.partition(".")[2] or class_folder, box=self.boxes.get(key),
-            attributes=extra.get("attributes", {}),
+            attributes=_mapping(extra.get("attributes")),
             utterances=self._utterances(key, captions, extra.get("spoken", [])),
         )  # fmt: skip
+
+    def name_unrecorded(self, records: list[ImageRecord]) -> None:
+        """Name the recordings that are not there, though nearly all others are."""
+        for utterance in unrecorded(records):
+            if f"{utterance.key}.wav" not in self.gone:
+                wav = f"{FOLDER}/audio/{utterance.key}.wav"
+                self.findings.add("missing wav", wav, "nearly all other images have theirs")
 
     def _captions(self, key: str) -> dict[int, str] | None:
         name = f"{FOLDER}/text/{key}.txt"
         try:
-            lines = read_text(self.root / name).split("\n")
+            lines = read_text(self.root / name, MAX_CAPTIONS_BYTES).split("\n")
         except DataError as error:
-            self.findings.add("missing captions", name, error.message)
+            kind = "unreadable captions" if (self.root / name).exists() else "missing captions"
+            self.findings.add(kind, name, error.message)
             return None
         captions = {index: line.strip() for index, line in enumerate(lines) if line.strip()}
-        if not captions:
-            self.findings.add("empty captions", name, "the file holds no caption")
+        problem = next(filter(None, map(caption_problem, captions.values())), None)
+        if problem or not captions:
+            kind = "unreadable captions" if problem else "empty captions"
+            self.findings.add(kind, name, problem or "the file holds no caption")
             return None
         return captions
 
-    def _utterances(
-        self, key: str, captions: dict[int, str], spoken: list[dict[str, str]]
-    ) -> tuple[Utterance, ...]:
+    def _utterances(self, key: str, captions: dict[int, str], spoken: Any) -> tuple[Utterance, ...]:
         made = []
         for index, caption in captions.items():
             wav = f"{key}_{index}.wav"
             voice: dict[str, Any] = self.voices.get(wav, {})
             wave = f"{FOLDER}/audio/{wav}" if wav in self.recordings else None
-            attributes = spoken[index] if index < len(spoken) else {}
+            attributes = _mapping(spoken[index]) if isinstance(spoken, list) and index < len(spoken) else {}
             made.append(
                 Utterance(
                     f"{key}_{index}",
                     caption,
                     index,
                     wave,
-                    voice.get("speaker"),
-                    voice.get("engine"),
+                    _text(voice.get("speaker")),
+                    _text(voice.get("engine")),
                     attributes,
                 )
             )
         return tuple(made)
+
+
+def _mapping(value: Any) -> dict[str, str]:
+    return {str(key): str(item) for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _boxes(base: Path, findings: Findings) -> dict[str, Box]:
@@ -165,6 +210,8 @@ def _boxes(base: Path, findings: Findings) -> dict[str, Box]:
         try:
             index, *sides = line.split()
             x, y, width, height = map(float, sides)
+            if not all(map(math.isfinite, (x, y, width, height))):
+                raise ValueError
             boxes[names[index].rpartition(".")[0]] = (x, y, width, height)
         except (ValueError, KeyError):
             findings.add("bad box", f"{FOLDER}/bounding_boxes.txt line {number}", f"found {line[:60]!r}")

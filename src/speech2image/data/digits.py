@@ -24,6 +24,7 @@ from tqdm import tqdm
 from speech2image.audio.read import write_wave
 from speech2image.data.manifest import Manifest, read_manifest, write_manifest
 from speech2image.data.order import addressed_rng
+from speech2image.data.plain_json import read_json_file
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
 from speech2image.speech.synthesis import VOICES, EspeakSpeaker, Voice
@@ -281,7 +282,7 @@ def _read_stamp(root: Path) -> dict[str, int | str | None] | None:
     """Return the arguments of a finished corpus, or None; raise where another corpus lies there."""
     path = root / _STAMP
     try:
-        stamp = json.loads(path.read_text())
+        stamp = read_json_file(path)
         corpus, arguments = stamp["corpus"], stamp["arguments"]
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -13,7 +13,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from speech2image.data.layout import Findings, find_root, read_lines
+from speech2image.data.layout import (
+    Findings,
+    caption_problem,
+    find_root,
+    read_each_line,
+    read_lines,
+    require_keys,
+    small_number,
+    unrecorded,
+)
 from speech2image.data.manifest import Manifest
 from speech2image.errors import DataError
 from speech2image.types import ImageRecord, Utterance
@@ -48,13 +57,14 @@ def scan_flickr8k(root: Path, on_error: str = "raise") -> Manifest:
         raise DataError(f"{root}: there is no {IMAGES[0]}/", _EXPECTED)
     findings = Findings(on_error)
     captions = _captions(root, findings)
-    recordings = _recordings(root, findings)
+    recordings, listed = _recordings(root, findings)
     speakers = _speakers(root)
+    lists = {split: [line.strip() for line in read_lines(root / name)] for split, name in _LISTS.items()}
+    for split, files in lists.items():
+        require_keys(files, root / _LISTS[split])
     records: list[ImageRecord] = []
-    total = 0
-    for split, name in _LISTS.items():
-        for line in read_lines(root / name):
-            file, total = line.strip(), total + 1
+    for split, files in lists.items():
+        for file in files:
             if not (images / file).is_file():
                 findings.add("missing image", f"{images.name}/{file}", "there is no such file")
             elif file not in captions:
@@ -62,7 +72,10 @@ def scan_flickr8k(root: Path, on_error: str = "raise") -> Manifest:
             else:
                 record = _record(root, images / file, split, captions[file], recordings, speakers)
                 records.append(dataclasses.replace(record, class_id=len(records)))
-    findings.finish(total, "images", len(records))
+    for utterance in () if listed else unrecorded(records):
+        wav = f"flickr_audio/wavs/{utterance.key}.wav"
+        findings.add("missing wav", wav, "nearly all other images have theirs")
+    findings.finish(sum(map(len, lists.values())), "images", len(records))
     return Manifest("flickr8k", root, tuple(records), tuple(findings.problems))
 
 
@@ -80,34 +93,44 @@ def _record(
 
 
 def _captions(root: Path, findings: Findings) -> dict[str, dict[int, str]]:
+    """Return the captions of each image by number; an image all of whose lines are damaged is not in it."""
     captions: dict[str, dict[int, str]] = {}
-    for number, line in enumerate(read_lines(root / _TOKENS), start=1):
-        name, tab, caption = line.partition("\t")
-        file, mark, index = name.rpartition("#")
-        if not tab or not mark or not index.strip().isdigit() or not caption.strip():
-            findings.add("bad caption line", f"{_TOKENS} line {number}", f"found {line[:60]!r}")
+    for number, line in read_each_line(root / _TOKENS):
+        name, tab, caption = (line or "").partition("\t")
+        file, mark, place = name.rpartition("#")
+        index = small_number(place)
+        problem = caption_problem(caption)
+        if line is None or not tab or not mark or index is None or not caption.strip() or problem:
+            found = "no text" if line is None else problem or f"found {line[:60]!r}"
+            findings.add("bad caption line", f"{_TOKENS} line {number}", found)
             continue
-        captions.setdefault(file, {})[int(index)] = caption.strip()
+        captions.setdefault(file, {})[index] = caption.strip()
     return captions
 
 
-def _recordings(root: Path, findings: Findings) -> dict[tuple[str, int], str]:
-    """Return the file of each recording by image key and caption number, by list or, without it, by name."""
+def _recordings(root: Path, findings: Findings) -> tuple[dict[tuple[str, int], str], bool]:
+    """Return the file of each recording by image key and caption number, and whether a list names them."""
     path = root / "flickr_audio" / "wav2capt.txt"
     present = {file.name for file in (root / "flickr_audio" / "wavs").glob("*.wav")}
     found: dict[tuple[str, int], str] = {}
     if not path.is_file():
-        names = [(name, *name.removesuffix(".wav").rpartition("_")[::2]) for name in sorted(present)]
-        return {(key, int(index)): name for name, key, index in names if index.isdigit()}
-    for number, line in enumerate(read_lines(path), start=1):
-        parts = line.split()
-        if len(parts) != 3 or not parts[2].lstrip("#").isdigit():
-            findings.add("bad line", f"flickr_audio/wav2capt.txt line {number}", f"found {line[:60]!r}")
+        for name in sorted(present):
+            key, _, place = name.removesuffix(".wav").rpartition("_")
+            index = small_number(place)
+            if index is not None:
+                found[key, index] = name
+        return found, False
+    for number, line in read_each_line(path):
+        parts = (line or "").split()
+        index = small_number(parts[2].lstrip("#")) if len(parts) == 3 else None
+        if index is None:
+            what = "no text" if line is None else f"found {line[:60]!r}"
+            findings.add("bad line", f"flickr_audio/wav2capt.txt line {number}", what)
         elif parts[0] not in present:
             findings.add("missing wav", f"flickr_audio/wavs/{parts[0]}", "wav2capt.txt lists it")
         else:
-            found[parts[1].rpartition(".")[0], int(parts[2].lstrip("#"))] = parts[0]
-    return found
+            found[parts[1].rpartition(".")[0], index] = parts[0]
+    return found, True
 
 
 def _speakers(root: Path) -> dict[str, str]:

@@ -22,12 +22,15 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from speech2image.audio.features import FrontEnd
-from speech2image.audio.read import read_wave, write_wave
+from speech2image.audio.read import MAX_WAVE_S, read_wave, write_wave
 from speech2image.data.corpus import Corpus
 from speech2image.data.front_ends import AnyFrontEnd
 from speech2image.data.layout import Findings
 from speech2image.data.manifest import Manifest, write_manifest
+from speech2image.data.plain_json import read_json_file
+from speech2image.data.quarantine import write_quarantine
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
+from speech2image.data.store_index import seal_of
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
 from speech2image.images.pyramid import crop_box, resize_short
@@ -40,7 +43,6 @@ __all__ = ["LOAD_FACTOR", "load_image", "prepare_corpus"]
 LOAD_FACTOR = 76 / 64
 """Images are kept this much larger than the crop a model sees, as the papers do (304 for 256)."""
 
-_MAX_WAVE_S = 60.0
 Array = npt.NDArray[Any]
 
 
@@ -84,9 +86,12 @@ def prepare_corpus(
     spoken = _speak(chosen, speak, folder, findings) if speak else chosen
     silent = _fill(_features(spoken, folder, front_end, threads), fingerprint)
     blind = _fill(_pictures(spoken, folder, image_px, threads), fingerprint)
-    write_manifest(folder / "manifest.jsonl", _without(spoken, silent, blind, findings))
+    kept = _without(spoken, silent, blind, findings)
+    write_quarantine(folder, kept.problems)
+    write_manifest(folder / "manifest.jsonl", kept)
     described = None if front_end is None else dataclasses.asdict(front_end)
-    record = {"fingerprint": fingerprint, "image_px": image_px, "front_end": described}
+    record: dict[str, Any] = {"fingerprint": fingerprint, "image_px": image_px, "front_end": described}
+    record["seal"] = seal_of(json.loads(json.dumps(record)), (folder / "manifest.jsonl").read_bytes())
     write_whole(folder / "corpus.json", json.dumps(record, indent=1).encode())
     return Corpus(folder, was_ready=False)
 
@@ -98,12 +103,11 @@ def load_image(manifest: Manifest, record: ImageRecord, image_px: int) -> npt.ND
     """
     path = manifest.image_path(record)
     image = read_image(path)
-    if record.box is not None:
-        try:
-            image = crop_box(image, record.box)
-        except DataError as error:
-            raise DataError(f"{path}: {error.message}", error.remedy) from None
-    return resize_short(image, int(image_px * LOAD_FACTOR))
+    try:
+        cropped = image if record.box is None else crop_box(image, record.box)
+        return resize_short(cropped, int(image_px * LOAD_FACTOR))
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}", error.remedy) from None
 
 
 def _choose(manifest: Manifest, speak: str | None, max_captions: int, folder: Path) -> Manifest:
@@ -159,7 +163,10 @@ def _fingerprint(manifest: Manifest, front_end: AnyFrontEnd | None, image_px: in
     for path in _sources(manifest, folder):
         try:
             found = os.stat(path)
-            digest.update(f"{found.st_size}:{found.st_mtime_ns};".encode())
+            locked = (
+                "" if os.access(path, os.R_OK) else "locked"
+            )  # lifting that changes neither size nor time
+            digest.update(f"{found.st_size}:{found.st_mtime_ns}{locked};".encode())
         except OSError:
             digest.update(b"absent;")
     return digest.hexdigest()[:16]
@@ -175,7 +182,7 @@ def _sources(manifest: Manifest, folder: Path) -> Iterator[Path]:
 
 def _is_ready(folder: Path, fingerprint: str) -> bool:
     try:
-        record = json.loads((folder / "corpus.json").read_text())
+        record = read_json_file(folder / "corpus.json")
     except (OSError, ValueError):
         return False
     stores = all(is_complete(folder / name, fingerprint) for name in ("mel", "images"))
@@ -247,7 +254,7 @@ def _features(manifest: Manifest, folder: Path, front_end: AnyFrontEnd | None, t
         title, at_once = front_end.name.replace("_", " "), 1
 
     def make(wave: str) -> Array:
-        return front_end(read_wave(manifest.root / wave, front_end.sample_rate_hz, _MAX_WAVE_S)).astype(dtype)
+        return front_end(read_wave(manifest.root / wave, front_end.sample_rate_hz, MAX_WAVE_S)).astype(dtype)
 
     damage = np.zeros((0, front_end.mel_dim), dtype)
     return _Stage(folder / "mel", _unique_waves(manifest), damage, make, at_once, title, "utt")
@@ -292,7 +299,7 @@ def _damaged(stage: _Stage) -> dict[str, str]:
         key = store.keys[row]
         try:
             stage.make(key)
-            damaged[key] = "it could not be read when the store was made"
+            damaged[key] = f"it could not be read when the store was made, now it can: rm -r '{stage.path}'"
         except DataError as error:
             damaged[key] = error.message
     return damaged

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speech2image.errors import DataError
+from speech2image.images.read import MAX_ASPECT
 from speech2image.types import ImagePyramid
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,6 +30,8 @@ def crop_box(image: Pixels, box: Sequence[float], factor: float = 0.75) -> Pixel
     Raises:  DataError: nothing of the crop lies inside the image.
     Source:  StackGAN-v2 `datasets.py: get_imgs`.
     """
+    if not all(abs(value) < 1e6 for value in box):  # also where one is no number
+        raise _outside(image, box)
     x, y, width, height = (int(value) for value in box)
     radius = int(max(width, height) * factor)
     centre_x, centre_y = int((2 * x + width) / 2), int((2 * y + height) / 2)
@@ -36,16 +39,28 @@ def crop_box(image: Pixels, box: Sequence[float], factor: float = 0.75) -> Pixel
     top, bottom = max(0, centre_y - radius), min(rows, centre_y + radius)
     left, right = max(0, centre_x - radius), min(columns, centre_x + radius)
     if top >= bottom or left >= right:
-        raise DataError(
-            f"the bounding box {tuple(box)} lies outside its image of {columns} x {rows} px",
-            "Correct the line in bounding_boxes.txt, or go on without the image: data.on_error=skip",
-        )
+        raise _outside(image, box)
     return image[top:bottom, left:right]
 
 
+def _outside(image: Pixels, box: Sequence[float]) -> DataError:
+    return DataError(
+        f"the bounding box {tuple(box)} lies outside its image of {image.shape[1]} x {image.shape[0]} px",
+        "Correct the line in bounding_boxes.txt, or go on without the image: data.on_error=skip",
+    )
+
+
 def resize_short(image: Pixels, short_px: int) -> Pixels:
-    """Resize so that the shorter side is `short_px`, PIL bilinear (antialiased)."""
+    """Resize so that the shorter side is `short_px`, PIL bilinear (antialiased).
+
+    Raises:  DataError: one side is more than `MAX_ASPECT` times the other; the result would have no bounds.
+    """
     height, width = image.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise DataError(
+            f"a strip of {width} x {height} px, one side more than {MAX_ASPECT} times the other",
+            "Correct its bounding box, or go on without the image: data.on_error=skip",
+        )
     if min(height, width) == short_px:
         return image
     if width <= height:

@@ -2,55 +2,87 @@
 
 from __future__ import annotations
 
-import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from speech2image.errors import DataError
 
+MAX_IMAGE_BYTES = 256_000_000
+"""Largest image file."""
+MAX_IMAGE_PX = 40_000_000
+"""Most pixels of an image; with every conversion they take less than 1 GB."""
+MAX_ASPECT = 32
+"""Longest side over shortest: resizing a strip of 1 x 60,000 px to a short side of 304 would take 17 GB."""
+#: Others are not tried: some start programs (EPS), most are never met, and each is a parser to attack.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO")
+
 _REMEDY = "Replace the file, or go on without it: data.on_error=skip"
-#: What Pillow raises for damaged files, depending on the format and the place of the damage.
-_DAMAGE = (
-    Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError,
-    IndexError, KeyError, TypeError, MemoryError, struct.error,
-)  # fmt: skip
+# Sizes are compared below, before anything is decoded; one message is enough.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: str | Path, max_px: int = 64_000_000) -> npt.NDArray[np.uint8]:
+def read_image(path: str | Path, max_px: int = MAX_IMAGE_PX) -> npt.NDArray[np.uint8]:
     """Read one image as RGB.
 
     Grey, palette and CMYK images are converted, transparency is laid over white, and the EXIF
     orientation is applied.
 
     Args:
-        path: image file.
+        path: image file of one of `FORMATS`.
         max_px: most pixels an image may have; more is taken for a decompression bomb.
 
     Returns: `(H, W, 3)` uint8.
-    Raises:  DataError: missing, empty, not an image, truncated, or too large.
+    Raises:  DataError: missing, empty, not an image, truncated, too large, or a strip.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such image", _REMEDY)
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the image file is empty (0 bytes)", _REMEDY)
+    _check_file(path)
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > max_px:
-                raise DataError(
-                    f"{path}: {width} x {height} px, more than the {max_px:,} px that are accepted "
-                    "(a decompression bomb?)",
-                    _REMEDY,
-                )
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(path, image.size, max_px)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-    except _DAMAGE as error:
-        raise DataError(f"{path}: the image cannot be decoded ({error})", _REMEDY) from None
-    return np.asarray(_to_rgb(upright))
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001  decoders fail in many ways
+        raise DataError(f"{path}: the image cannot be decoded ({_reason(error)})", _REMEDY) from None
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such image", _REMEDY)
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: the image cannot be read ({error.strerror})", _REMEDY) from None
+    if size == 0:
+        raise DataError(f"{path}: the image file is empty (0 bytes)", _REMEDY)
+    if size > MAX_IMAGE_BYTES:
+        raise DataError(
+            f"{path}: an image of {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are accepted",
+            _REMEDY,
+        )
+
+
+def _check_size(path: Path, size: tuple[int, int], max_px: int) -> None:
+    width, height = size
+    if width * height > max_px:
+        raise DataError(
+            f"{path}: {width} x {height} px, more than the {max_px:,} px that are accepted "
+            "(a decompression bomb?)",
+            _REMEDY,
+        )
+    if max(size) > MAX_ASPECT * min(size):
+        raise DataError(
+            f"{path}: {width} x {height} px, one side more than {MAX_ASPECT} times the other", _REMEDY
+        )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:200]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -59,7 +91,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     if image.mode.startswith(("I", "F")):  # 16-bit grey: keep the upper eight bits
-        values = np.asarray(image, dtype=np.float64)
-        high = 65535.0 if values.max() > 255 else 255.0
-        image = Image.fromarray((values / high * 255).clip(0, 255).astype(np.uint8))
+        values = np.array(image, dtype=np.float64)
+        values /= 65535.0 if values.max() > 255 else 255.0
+        values *= 255
+        np.nan_to_num(values, copy=False)
+        image = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
     return image.convert("RGB")

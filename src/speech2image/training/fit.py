@@ -21,11 +21,12 @@ from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.front_ends import AnyFrontEnd, front_end_of
 from speech2image.data.pixels import CropTable, Indices
+from speech2image.data.quarantine import count_by_kind, summary_lines, write_quarantine
 from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
-from speech2image.training import preemption, ranks
+from speech2image.training import preemption
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -36,6 +37,7 @@ from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.journal import Journal, say
 from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
+from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
     new_info,
@@ -219,7 +221,7 @@ class Session:
         self.save_first = False
         self.info = self._info(corpus)
         kept = self.state["journal_bytes"] if self.state else 0
-        self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
+        self.journal = Journal(folder / "journal.jsonl", kept, writes=is_first())
         self.journal.write_clock(self.state["train_step"] if self.state else 0, event="start")
         self.wandb = WandbLogger(
             **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
@@ -233,7 +235,11 @@ class Session:
             earlier = read_run(self.folder).info
             kept = ("created", "train_seconds", "train_cpu_seconds")
             info |= {key: earlier[key] for key in kept if key in earlier}
-        info["problems"] = [str(problem.path) for problem in corpus.manifest.problems][:100]
+        problems = corpus.manifest.problems
+        info |= {"problems": [problem.path for problem in problems], "problem_kinds": count_by_kind(problems)}
+        if is_first():
+            write_quarantine(self.folder, problems)
+            print("\n".join(summary_lines(problems, self.folder)), end="\n" if problems else "")
         info["data_folder"] = str(corpus.folder)
         return info
 
@@ -278,10 +284,7 @@ class Session:
         try:
             if len(data.steps):
                 preemption.active().start_training()
-                with (
-                    costs_added(self.info),
-                    warnings.catch_warnings(),
-                ):  # advice that does not apply to our loop
+                with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
         finally:
