@@ -28,7 +28,7 @@ from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
-from speech2image.training import preemption, ranks
+from speech2image.training import preemption
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -308,10 +308,7 @@ class Session:
         try:
             if len(data.steps):
                 preemption.active().start_training()
-                with (
-                    costs_added(self.info),
-                    warnings.catch_warnings(),
-                ):  # advice that does not apply to our loop
+                with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
         finally:
