@@ -12,6 +12,8 @@ import os
 import re
 import socket
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
@@ -23,8 +25,10 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from speech2image.data.order import Share
 from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
 
-_PATIENCE = timedelta(seconds=2)
-"""A waiting rank looks so often whether another one has failed."""
+_PATIENCE_S = 5.0
+"""So long a rank that fails listens whether another one says why."""
+_LOOK_S = 0.02, 0.5
+"""A waiting rank looks so often at first, and so often after a while."""
 _LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "recvValue", "sendBytes", "failed to")
 
 
@@ -166,6 +170,7 @@ def engine_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
     Lightning neither finds nor starts ranks, nor takes the signals of SLURM: gradients are averaged by
     `synchronised.py`, in the training steps.
     """
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
     devices: Any = [torch.cuda.current_device()] if on_gpu and world_size() > 1 else 1
     return {
@@ -231,16 +236,12 @@ def _tell_failure() -> None:
 
 def _failed(ranks: list[int]) -> bool:
     """Return whether one of `ranks` says, within a moment, that it has failed."""
-    return any(_has_come(f"failed/{other}") for other in ranks)
-
-
-def _has_come(key: str) -> bool:
-    assert _Meeting.store is not None
-    try:
-        _Meeting.store.wait([key], _PATIENCE)
-    except dist.DistStoreError:
-        return False
-    return True
+    store, end = _Meeting.store, time.monotonic() + _PATIENCE_S
+    while store is not None and time.monotonic() < end:
+        if any(store.check([f"failed/{other}"]) for other in ranks):
+            return True
+        time.sleep(_LOOK_S[0])
+    return False
 
 
 # ---- facts ------------------------------------------------------------------------------------
@@ -280,12 +281,14 @@ def wait_for_all() -> None:
         dist.barrier()
         return
     _Meeting.waits += 1
-    key = f"wait/{_Meeting.waits}"
+    key, pause = f"wait/{_Meeting.waits}", _LOOK_S[0]
     if _Meeting.store.add(f"{key}/come", 1) == world_size():
         _Meeting.store.set(f"{key}/all", "")
-    while not _has_come(f"{key}/all"):
+    while not _Meeting.store.check([f"{key}/all"]):
         if _Meeting.store.check(["failed"]):
             raise SystemExit(2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, _LOOK_S[1])
 
 
 @contextlib.contextmanager
