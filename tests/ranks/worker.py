@@ -349,7 +349,12 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def main() -> None:
     """Join the ranks, play the scenario, write what it returns."""
-    scenarios, rank, of, folder = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    scenarios, rank, of, folder = (
+        sys.argv[1].split(","),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     torch.set_num_threads(1)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     if of > 1:

@@ -180,8 +180,8 @@ class QualityWatch(pl.Callback):
         values = self.quality.measure(images)
         self._cost, self._measured = _now(module.device) - start, module.train_step
         self.seconds += self._cost
-        values["val_quality_seconds"] = round(self._cost, 4)
-        writer.write_validation(module.train_step, {k: float(f"{v:.6g}") for k, v in values.items()})
+        values = {k: float(f"{v:.6g}") for k, v in values.items()}
+        writer.write_validation(module.train_step, values, {"val_quality_seconds": round(self._cost, 4)})
         return None
 
     def _paint(self, module: TrainingModule, start: float) -> Tensor | None:
@@ -243,7 +243,9 @@ def watch_quality(
         for start in range(0, count, size)
     ]
     agree = ranks.first_says if trainer["strategy"] == "fsdp" else bool
-    return [QualityWatch(quality, held_out, painter_of, options["every"], options["max_share"], agree)]
+    # Where runs repeat bitwise, the clock must not decide what is measured.
+    max_share = 1 if trainer["deterministic"] else options["max_share"]
+    return [QualityWatch(quality, held_out, painter_of, options["every"], max_share, agree)]
 
 
 def _now(device: torch.device) -> float:

@@ -29,7 +29,16 @@ _PATIENCE_S = 5.0
 """So long a rank that fails listens whether another one says why."""
 _LOOK_S = 0.02, 0.5
 """A waiting rank looks so often at first, and so often after a while."""
-_LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "recvValue", "sendBytes", "failed to")
+_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "Broken pipe",
+    "imed out",
+    "NCCL",
+    "recvValue",
+    "sendBytes",
+    "failed to",
+)
 
 
 class Place(NamedTuple):
@@ -335,6 +344,7 @@ def check_agreement(**facts: int | str) -> None:
         found = [other[name] for other in told]
         if len(set(found)) > 1:
             raise TrainingError(
-                f"the ranks do not agree on {name}: " + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
+                f"the ranks do not agree on {name}: "
+                + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
                 "Every rank must see the same files: put paths.runs and paths.cache on a shared disk.",
             )
