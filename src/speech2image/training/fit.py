@@ -27,7 +27,7 @@ from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
-from speech2image.training import preemption, ranks
+from speech2image.training import preemption
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -236,7 +236,7 @@ class Session:
         self.save_first = False
         self.info = self._info(corpus)
         kept = self.state["journal_bytes"] if self.state else 0
-        self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
+        self.journal = Journal(folder / "journal.jsonl", kept, writes=is_first())
         self.journal.write_clock(self.state["train_step"] if self.state else 0, event="start")
         others = {} if ranks.is_first() else {"mode": "disabled"}
         self.wandb = WandbLogger(
@@ -306,10 +306,7 @@ class Session:
         try:
             if len(data.steps):
                 preemption.active().start_training()
-                with (
-                    costs_added(self.info),
-                    warnings.catch_warnings(),
-                ):  # advice that does not apply to our loop
+                with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
         finally:
