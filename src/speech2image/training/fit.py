@@ -134,6 +134,7 @@ def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, ses
     """Fit a small image branch and the shared classifier to the training classes, before any speech."""
     if getattr(module.image_branch, "pretrain_steps", 0) and not session.has_checkpoint():
         ranks.by_first(lambda: _fit_branch(module, config, corpus, session))
+        session.save_first = True
 
 
 def _fit_branch(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
@@ -149,7 +150,6 @@ def _fit_branch(module: EncoderModule, config: dict[str, Any], corpus: Corpus, s
         )  # fmt: skip
     session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right)
     session.journal.write_clock(0, event="pretrained", pretrain_seconds=session.info["train_seconds"])
-    session.save_first = True
 
 
 def _class_batches(config: dict[str, Any], corpus: Corpus) -> ClassBatches:
@@ -243,7 +243,7 @@ class Session:
             **(config["logger"]["wandb"] | others), run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
-        self.wandb.catch_up(step)
+        self.wandb.catch_up(int(self.state["train_step"]) if self.state else 0)
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
         config = self.config
@@ -281,10 +281,8 @@ class Session:
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
         """Train the remaining steps, with all ranks."""
         config, trainer = self.config, self.config["trainer"]
-        if (
-            not ranks.is_first() and trainer["strategy"] == "ddp"
-        ):  # the first rank paints alone, unless of shards
-            callbacks = []
+        if not ranks.is_first() and trainer["strategy"] == "ddp":
+            callbacks = []  # the first rank paints alone, unless weights lie in shards
         self.info["parameters"] = {
             part: sum(parameter.numel() for parameter in child.parameters())
             for part, child in module.named_children()
