@@ -27,7 +27,7 @@ from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
-from speech2image.training import preemption
+from speech2image.training import preemption, ranks
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -39,7 +39,6 @@ from speech2image.training.journal import Journal, say
 from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
 from speech2image.training.pruning import Pruning, pruning_of
-from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
     new_info,
@@ -236,7 +235,7 @@ class Session:
         self.save_first = False
         self.info = self._info(corpus)
         kept = self.state["journal_bytes"] if self.state else 0
-        self.journal = Journal(folder / "journal.jsonl", kept, writes=is_first())
+        self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
         self.journal.write_clock(self.state["train_step"] if self.state else 0, event="start")
         others = {} if ranks.is_first() else {"mode": "disabled"}
         self.wandb = WandbLogger(
@@ -254,7 +253,7 @@ class Session:
             info |= {key: earlier[key] for key in kept if key in earlier}
         problems = corpus.manifest.problems
         info |= {"problems": [problem.path for problem in problems], "problem_kinds": count_by_kind(problems)}
-        if is_first():
+        if ranks.is_first():
             write_quarantine(self.folder, problems)
             print("\n".join(summary_lines(problems, self.folder)), end="\n" if problems else "")
         info["data_folder"] = str(corpus.folder)
@@ -280,7 +279,7 @@ class Session:
 
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
         """Train the remaining steps, with all ranks."""
-        config, trainer = self.config, self.config["trainer"]
+        trainer = self.config["trainer"]
         if not ranks.is_first() and trainer["strategy"] == "ddp":
             callbacks = []  # the first rank paints alone, unless weights lie in shards
         self.info["parameters"] = {

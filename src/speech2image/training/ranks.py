@@ -56,9 +56,14 @@ class Place(NamedTuple):
 
 
 class _Meeting:
-    """What the ranks of this process's group share; None and 0 where it is alone."""
+    """Where the ranks of this process's group leave word for each other; None where it is alone.
 
+    Every run has its own `store`, so that what a failed job of a sweep has said does not end the next one.
+    """
+
+    place: dist.Store | None = None
     store: dist.Store | None = None
+    runs = 0
     waits = 0
 
 
@@ -123,10 +128,11 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
         os.environ.update(meeting_point(os.environ))
         url = f"env://?rank={place.rank}&world_size={place.world_size}"
         store = next(dist.rendezvous(url, timeout=timeout))[0]
-    _Meeting.store, _Meeting.waits = dist.PrefixStore("speech2image", store), 0
+    _Meeting.place = store
+    _next_run()
     if uses_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        _check_own_gpu(_Meeting.store, place)
+        _check_own_gpu(store, place)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
         world_size=place.world_size, store=dist.PrefixStore("torch", store),
@@ -140,7 +146,13 @@ def leave() -> None:
     """Part from the other ranks."""
     if _grouped():
         dist.destroy_process_group()
-    _Meeting.store = None
+    _Meeting.place = _Meeting.store = None
+
+
+def _next_run() -> None:
+    if _Meeting.place is not None:
+        _Meeting.runs += 1
+        _Meeting.store, _Meeting.waits = dist.PrefixStore(f"run/{_Meeting.runs}", _Meeting.place), 0
 
 
 def _check(config: Mapping[str, Any], place: Place | None) -> None:
@@ -199,6 +211,7 @@ def together(config: Mapping[str, Any]) -> Iterator[None]:
         SystemExit: another rank has failed and says why.
     """
     start(config)
+    _next_run()
     try:
         yield
     except Exception as error:
