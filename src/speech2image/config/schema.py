@@ -48,6 +48,7 @@ from speech2image.config.schema_encoder import (
 
 from speech2image.config.schema_hardware import HardwareConfig
 
+
 # ---- data -------------------------------------------------------------------------------------
 @dataclass
 class MakeBirdsConfig:

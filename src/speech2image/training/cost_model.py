@@ -296,7 +296,9 @@ class StepCost:
         return max(self.parts, key=lambda name: self.parts[name])
 
 
-def step_cost(work: Work, machine: Machine, ranks: int, save_every: int, strategy: Strategy = "ddp") -> StepCost:
+def step_cost(
+    work: Work, machine: Machine, ranks: int, save_every: int, strategy: Strategy = "ddp"
+) -> StepCost:
     """Return what a step costs on `ranks` GPUs.
 
     Args:

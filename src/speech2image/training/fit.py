@@ -234,9 +234,9 @@ class Session:
                 say(damaged)
         self.save_first = False
         self.info = self._info(corpus)
-        kept = self.state["journal_bytes"] if self.state else 0
+        step, kept = (self.state["train_step"], self.state["journal_bytes"]) if self.state else (0, 0)
         self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
-        self.journal.write_clock(self.state["train_step"] if self.state else 0, event="start")
+        self.journal.write_clock(step, event="start")
         others = {} if ranks.is_first() else {"mode": "disabled"}
         self.wandb = WandbLogger(
             **(config["logger"]["wandb"] | others), run_id=name, folder=folder, config=config,
