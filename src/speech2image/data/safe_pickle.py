@@ -64,7 +64,9 @@ def _check(value: Any) -> None:
         item = todo.pop()
         if isinstance(item, (list, tuple, dict, np.ndarray)):
             if id(item) in seen:
-                if isinstance(item, np.ndarray) and item.size:  # stacked, it would take its bytes again and again
+                if (
+                    isinstance(item, np.ndarray) and item.size
+                ):  # stacked, it would take its bytes again and again
                     raise TypeError("one array that stands in several places")
                 continue
             seen.add(id(item))
