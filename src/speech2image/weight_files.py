@@ -63,7 +63,8 @@ def read_local_weights(
         content = read_tensor_file(path)
     except Asked as error:
         raise CheckpointError(
-            f"{what}: {path} is damaged or holds more than tensors: it asks to run or build {error.name}", source
+            f"{what}: {path} is damaged or holds more than tensors: it asks to run or build {error.name}",
+            source,
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{what}: {path} is damaged: {str(error).splitlines()[0]}", source) from error

@@ -21,6 +21,7 @@ def spec_augment(
     num_freq_masks: int = 0,
     max_freq_bands: int = 0,
     fill: float = 0.0,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """Blank random stretches of time and random mel bands of each utterance.
 
@@ -34,6 +35,7 @@ def spec_augment(
         num_freq_masks: groups of bands per utterance.
         max_freq_bands: widest group.
         fill: value of what is blanked.
+        share: `(number, of)`: these rows are that one of so many equal parts of the batch that is drawn for.
 
     Returns: `(B, T, M)` float32, a copy; padding as it was.
     Source:  Park et al. 2019, SpecAugment, section 2, without warping.  Differs: the half of the
@@ -44,19 +46,22 @@ def spec_augment(
     blank = torch.zeros(batch, frames, bands, dtype=torch.bool, device=features.device)
     if num_time_masks and max_time_frames:
         widest = torch.minimum(valid // 2, torch.full_like(valid, max_time_frames))
-        hit = _stretches(rng, num_time_masks, valid, widest, frames)
+        hit = _stretches(rng, num_time_masks, valid, widest, frames, share)
         blank |= hit[:, :, None]
     if num_freq_masks and max_freq_bands:
         total = torch.full_like(valid, bands)
-        hit = _stretches(rng, num_freq_masks, total, total.clamp_max(max_freq_bands), bands)
+        hit = _stretches(rng, num_freq_masks, total, total.clamp_max(max_freq_bands), bands, share)
         blank |= hit[:, None, :]
     inside = torch.arange(frames, device=features.device) < valid
     return features.masked_fill(blank & inside[:, :, None], fill)
 
 
-def _stretches(rng: np.random.Generator, count: int, extent: Tensor, widest: Tensor, size: int) -> Tensor:
+def _stretches(
+    rng: np.random.Generator, count: int, extent: Tensor, widest: Tensor, size: int, share: tuple[int, int]
+) -> Tensor:
     """Return `(B, size)` bool, True inside any of `count` stretches of each row."""
-    draws = rng.random((2, extent.shape[0], count), dtype=np.float32)
+    (number, of), batch = share, extent.shape[0]
+    draws = rng.random((2, of * batch, count), dtype=np.float32)[:, number * batch : (number + 1) * batch]
     share_width, share_start = torch.from_numpy(draws).to(extent.device)
     width = (share_width * (widest + 1)).floor()
     start = (share_start * (extent - width + 1)).floor()

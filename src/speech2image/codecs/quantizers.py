@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -153,6 +154,9 @@ class EmaQuantizer(Quantizer):
         code_dim: C.
         decay: weight of the past in the running means.
         eps: Laplace smoothing of the counts.
+    Attributes:
+        sum_over_ranks: adds up a tensor over the ranks that train together; set by their trainer.
+        gather_over_ranks: the same for rows, one rank's behind the other's.
     Source:  van den Oord et al. 2017, appendix A.1; VQ-Diffusion `ema_vqvae.py`.
     """
 
@@ -163,6 +167,8 @@ class EmaQuantizer(Quantizer):
     def __init__(self, num_codes: int, code_dim: int, decay: float = 0.99, eps: float = 1e-5) -> None:
         super().__init__(num_codes, code_dim)
         self.decay, self.eps = decay, eps
+        self.sum_over_ranks: Callable[[Tensor], Tensor] = _alone
+        self.gather_over_ranks: Callable[[Tensor], Tensor] = _alone
         start = torch.randn(num_codes, code_dim)
         self.register_buffer("embedding", start)
         self.register_buffer("cluster_size", torch.zeros(num_codes))
@@ -186,8 +192,8 @@ class EmaQuantizer(Quantizer):
         rows = rows.float()
         counts = torch.zeros_like(self.cluster_size).index_add_(0, tokens, torch.ones_like(rows[:, 0]))
         sums = torch.zeros_like(self.embedding_avg).index_add_(0, tokens, rows)
-        self.cluster_size.lerp_(counts, 1.0 - self.decay)
-        self.embedding_avg.lerp_(sums, 1.0 - self.decay)
+        self.cluster_size.lerp_(self.sum_over_ranks(counts), 1.0 - self.decay)
+        self.embedding_avg.lerp_(self.sum_over_ranks(sums), 1.0 - self.decay)
         total = self.cluster_size.sum()
         smoothed = (self.cluster_size + self.eps) / (total + self.num_codes * self.eps) * total
         self.embedding.copy_(self.embedding_avg / smoothed.clamp(min=self.eps).unsqueeze(1))
@@ -204,7 +210,7 @@ class EmaQuantizer(Quantizer):
         Returns: number of codes moved, a scalar on the device.
         Source:  Jukebox (Dhariwal et al. 2020), section 3.1, random restarts.
         """
-        rows = _rows(latents).float()
+        rows = self.gather_over_ranks(_rows(latents).float())
         mean_count = rows.new_tensor(len(rows) / self.num_codes)
         dead = torch.ones_like(self.cluster_size, dtype=torch.bool)
         if share is not None:
@@ -241,6 +247,10 @@ def gumbel_temperature(step: int, start: float = 0.9, end: float = 1e-6, num_ste
     """
     passed = min(step / num_steps, 1.0)
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * passed))
+
+
+def _alone(value: Tensor) -> Tensor:
+    return value
 
 
 def _rows(latents: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from speech2image.config.overrides import HYDRA_GROUPS, group_problem, word_problems
 from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
 
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
@@ -46,7 +47,9 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a word that is no override, or an option a group does not have.
     """
-    tree, prepared, problems = conf_dir(), [], []
+    tree, prepared, problems = conf_dir(), [], word_problems(arguments)
+    if problems:
+        raise ConfigError("\n".join(problems), "See: speech2image <verb> --help")
     previous = ""
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -56,6 +59,10 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
             prepared.append(argument)
         elif not equals:
             problems.append(f"{argument!r}: found a lone word, expected key=value")
+        elif plain in HYDRA_GROUPS:
+            problem = group_problem(plain, value, choices(plain))
+            problems += [] if problem is None else [problem]
+            prepared.append(argument)
         elif (tree / plain).is_dir():
             problems += [
                 _unknown_choice(plain, name) for name in _names(value) if not _has(tree, plain, name)

@@ -14,7 +14,7 @@ from typing import Any
 NOT_DEFINING = (
     "paths", "logger", "callbacks", "debug", "protocol", "sampler", "evaluate", "validate_only", "experiment_name",
     "trainer.num_workers", "trainer.accelerator", "trainer.log_every", "data.root", "data.on_error",
-    "audio.weights_path",
+    "audio.weights_path", "trainer.devices", "trainer.strategy", "trainer.rank_timeout_s",
 )  # fmt: skip
 
 
@@ -43,6 +43,8 @@ def _drop(node: Any, path: str) -> Any:
         where = f"{path}.{key}" if path else str(key)
         if where == "data.make.recordings":  # people or espeak-ng; not where the files lie
             kept[key] = value is not None
+        elif where == "trainer.sync_batch_norm":  # as it should be, the number of ranks changes nothing
+            kept |= {} if value else {key: value}
         elif where not in NOT_DEFINING:
             kept[key] = _drop(value, where)
     return kept

@@ -199,6 +199,14 @@ class TrainerConfig:
     val_every: int = option(250, "steps between validations", low=1)
     log_every: int = option(25, "steps between journal lines", low=1)
     deterministic: bool = option(False, "ask torch for deterministic kernels")
+    devices: int | None = option(
+        None, "ranks that must train together, started by torchrun or srun; null: as many as were", low=1
+    )
+    strategy: str = option(
+        "ddp", "ranks hold whole weights, or (diffusion) shards of them", choices=("ddp", "fsdp")
+    )
+    sync_batch_norm: bool = option(True, "batch norms see the batches of all ranks")
+    rank_timeout_s: int = option(1800, "longest wait for another rank", unit="s", low=10)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 Item `n` of a training dataset is the whole batch of step `n`: which images, captions, crops and
 mismatched images are functions of (seed, stream, step), so a run resumes at any step and the number
-of loader processes changes nothing.  Images stay uint8; floats and pyramids are made on the device,
+of loader processes changes nothing.  All is drawn for the whole batch; of several ranks each reads its
+share only.  Images stay uint8; floats and pyramids are made on the device,
 see `images/pyramid.py`.  Crops are cut in `pixels.py`.
 """
 
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
-from speech2image.data.order import addressed_rng, batch_indices
+from speech2image.data.order import WHOLE, Share, addressed_rng, batch_indices
 from speech2image.data.pixels import CropTable
 from speech2image.errors import ConfigError, DataError
 from speech2image.types import SpeechBatch
@@ -74,10 +75,11 @@ class _MelTable:
         if pad_frames is not None:
             self.frames = np.minimum(self.frames, pad_frames)
 
-    def batch(self, utterances: Indices) -> SpeechBatch:
-        """Stack features to `(B, T, M)`, cut or padded to `pad_frames` (None: to the longest)."""
+    def batch(self, utterances: Indices, own: slice = slice(None)) -> SpeechBatch:
+        """Stack features of the `own` rows to `(B, T, M)`, padded to `pad_frames` (None: to the longest of all)."""
+        num_frames = int(self.frames[utterances].max()) if self.pad_frames is None else self.pad_frames
+        utterances = utterances[own]
         lengths = self.frames[utterances]
-        num_frames = int(lengths.max()) if self.pad_frames is None else self.pad_frames
         mel_dim = int(self.store.shapes[self.rows[utterances[0]], 1])
         features = np.full((len(utterances), num_frames, mel_dim), self.pad_value, self.store.dtype)
         for place, (utterance, length) in enumerate(zip(utterances, lengths, strict=True)):
@@ -107,17 +109,18 @@ class EncoderBatches(Dataset[dict[str, Any]]):
             batch is padding; 1: each is drawn alone.
         pairs: training epochs over all (utterance, image) pairs, so that an image may come twice in a
             batch; False: over images, with one of its utterances each.
+        share: part of every batch that is served; B is its size then.
 
     Raises:
-        DataError: the split has no recording.
+        DataError: the split has no recording.  ConfigError: a batch cannot be shared equally.
     """
 
     def __init__(
         self, corpus: Corpus, split: str, batch_size: int, seed: int, image_px: int, pad_value: float,
         pad_frames: int | None, min_frames: int = 0, augment: bool = True, pool_batches: int = 1,
-        pairs: bool = False,
+        pairs: bool = False, share: Share = WHOLE,
     ) -> None:  # fmt: skip
-        self.pool_batches = pool_batches
+        self.pool_batches, self.share = pool_batches, share
         self.mel = _MelTable(corpus, split, pad_value, pad_frames)
         self.captions = CaptionTable(corpus, split, self.mel.frames >= min_frames)
         self.crops = CropTable(corpus, split, image_px)
@@ -125,6 +128,7 @@ class EncoderBatches(Dataset[dict[str, Any]]):
         self.seed, self.augment, self.pairs = seed, augment, pairs and augment
         self.num_items = len(self.captions.flat if self.pairs else self.captions.images)
         self.batch_size = min(batch_size, self.num_items)
+        share.rows(self.batch_size)
 
     def __len__(self) -> int:
         """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
@@ -135,17 +139,19 @@ class EncoderBatches(Dataset[dict[str, Any]]):
     def __getitem__(self, step: int) -> dict[str, Any]:
         if self.augment:
             images, utterances = self._pooled(step)
-            pixels = self.crops.random(images, addressed_rng(self.seed, "encoder/crop", step))
+            own = self.share.rows(len(images))
+            pixels = self.crops.random(images, addressed_rng(self.seed, "encoder/crop", step), own)
         else:
             images = self.captions.images[_sequential(step, self.batch_size, len(self))]
-            pixels = self.crops.centre(images)
+            own = self.share.rows(len(images))
+            pixels = self.crops.centre(images[own])
             utterances = self.captions.draw(images, addressed_rng(self.seed, "encoder/caption", step))
         return {
-            "speech": self.mel.batch(utterances),
+            "speech": self.mel.batch(utterances, own),
             "image": pixels,
-            "class_id": torch.from_numpy(self.class_ids[images]),
-            "image_index": torch.from_numpy(images),
-            "utterance_index": torch.from_numpy(utterances),
+            "class_id": torch.from_numpy(self.class_ids[images[own]]),
+            "image_index": torch.from_numpy(images[own]),
+            "utterance_index": torch.from_numpy(utterances[own]),
         }
 
     def _pooled(self, step: int) -> tuple[Indices, Indices]:
@@ -180,12 +186,16 @@ class ClassBatches(Dataset[dict[str, Any]]):
         batch_size: images in a batch B; at most as many as the split has.
         seed: root of all draws.
         image_px: side S of the crops.
+        share: part of every batch that is served; B is its size then.
     """
 
-    def __init__(self, corpus: Corpus, split: str, batch_size: int, seed: int, image_px: int) -> None:
+    def __init__(
+        self, corpus: Corpus, split: str, batch_size: int, seed: int, image_px: int, share: Share = WHOLE
+    ) -> None:
         self.crops = CropTable(corpus, split, image_px)
         self.class_ids = corpus.class_ids(split)
-        self.seed, self.batch_size = seed, min(batch_size, len(self.class_ids))
+        self.seed, self.batch_size, self.share = seed, min(batch_size, len(self.class_ids)), share
+        share.rows(self.batch_size)
 
     def __len__(self) -> int:
         """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
@@ -193,9 +203,10 @@ class ClassBatches(Dataset[dict[str, Any]]):
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         images = batch_indices(len(self.class_ids), self.batch_size, self.seed, step)
+        own = self.share.rows(len(images))
         return {
-            "image": self.crops.random(images, addressed_rng(self.seed, "classes/crop", step)),
-            "class_id": torch.from_numpy(self.class_ids[images]),
+            "image": self.crops.random(images, addressed_rng(self.seed, "classes/crop", step), own),
+            "class_id": torch.from_numpy(self.class_ids[images[own]]),
         }
 
 
@@ -215,6 +226,7 @@ class GanBatches(Dataset[dict[str, Any]]):
         image_px: side S of the crops.
         wrong: mismatched images are uniform over the images of other classes (`other_class`; of other
             images where all share one class), or over all other images (`other_image`).
+        share: part of every batch that is served; B is its size then.
 
     Raises:
         ConfigError: unknown `wrong`.
@@ -225,7 +237,7 @@ class GanBatches(Dataset[dict[str, Any]]):
 
     def __init__(
         self, corpus: Corpus, split: str, embeddings: Embeddings, batch_size: int, seed: int, image_px: int,
-        wrong: str = "other_class",
+        wrong: str = "other_class", share: Share = WHOLE,
     ) -> None:  # fmt: skip
         self.captions = CaptionTable(corpus, split)
         self.crops = CropTable(corpus, split, image_px)
@@ -233,6 +245,8 @@ class GanBatches(Dataset[dict[str, Any]]):
         self.mismatch = _Mismatch(self.class_ids, wrong)
         self.sentences = sentence_rows(corpus, split, embeddings)
         self.seed, self.batch_size = seed, min(batch_size, len(self.captions.images))
+        self.share = share
+        share.rows(self.batch_size)
 
     def __len__(self) -> int:
         """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
@@ -241,14 +255,15 @@ class GanBatches(Dataset[dict[str, Any]]):
     def __getitem__(self, step: int) -> dict[str, Any]:
         images, utterances = self.captions.batch(self.batch_size, self.seed, step, "gan")
         wrong = self.mismatch.draw(images, addressed_rng(self.seed, "gan/wrong", step))
+        own = self.share.rows(len(images))
         return {
-            "sentence": torch.from_numpy(self.sentences[utterances]),
-            "real": self.crops.random(images, addressed_rng(self.seed, "gan/crop_real", step)),
-            "wrong": self.crops.random(wrong, addressed_rng(self.seed, "gan/crop_wrong", step)),
-            "class_id": torch.from_numpy(self.class_ids[images]),
-            "image_index": torch.from_numpy(images),
-            "wrong_index": torch.from_numpy(wrong),
-            "utterance_index": torch.from_numpy(utterances),
+            "sentence": torch.from_numpy(self.sentences[utterances[own]]),
+            "real": self.crops.random(images, addressed_rng(self.seed, "gan/crop_real", step), own),
+            "wrong": self.crops.random(wrong, addressed_rng(self.seed, "gan/crop_wrong", step), own),
+            "class_id": torch.from_numpy(self.class_ids[images[own]]),
+            "image_index": torch.from_numpy(images[own]),
+            "wrong_index": torch.from_numpy(wrong[own]),
+            "utterance_index": torch.from_numpy(utterances[own]),
         }
 
 

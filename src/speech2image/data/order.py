@@ -2,6 +2,7 @@
 
 Here are the random generators that data, training and sampling share, and the positional sampler built on them.
 Nothing here reads a file or keeps state, so resuming at step n costs nothing and worker counts change nothing.
+What a step draws is drawn for the whole batch; a rank then keeps its `Share`, so rank counts change nothing either.
 Read `batches.py` for how whole batches are drawn from it.
 """
 
@@ -9,12 +10,46 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from speech2image.errors import DataError
+from speech2image.errors import ConfigError, DataError
 
-__all__ = ["addressed_rng", "batch_indices", "epoch_permutation", "steps_per_epoch"]
+__all__ = ["WHOLE", "Share", "addressed_rng", "batch_indices", "epoch_permutation", "steps_per_epoch"]
+
+
+class Share(NamedTuple):
+    """Which of the equal, contiguous parts of every batch a rank keeps.
+
+    Attributes:
+        number: of the part, from 0: the rank.
+        of: how many parts there are: the ranks that train together.
+
+    >>> Share(1, 4).rows(8)
+    slice(2, 4, None)
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def rows(self, batch_size: int) -> slice:
+        """Return which rows of a whole batch are kept.
+
+        Raises:  ConfigError: the batch cannot be shared equally.
+        """
+        if batch_size % self.of:
+            fewer, more = batch_size // self.of * self.of, (batch_size // self.of + 1) * self.of
+            raise ConfigError(
+                f"a batch of {batch_size} cannot be shared equally by {self.of} ranks",
+                f"Type: trainer.batch_size={more}" + (f" (or {fewer})" if fewer else ""),
+            )
+        size = batch_size // self.of
+        return slice(self.number * size, (self.number + 1) * size)
+
+
+WHOLE = Share()
+"""The share of a process that trains alone."""
 
 
 def addressed_rng(seed: int, stream: str, step: int) -> np.random.Generator:

@@ -70,17 +70,19 @@ class CropTable:
         self.mirror_prob = 0.5 if corpus.manifest.meta.get("mirror", True) else 0.0
         self._recycled = Recycled()
 
-    def random(self, images: Indices, rng: np.random.Generator) -> Tensor:
+    def random(self, images: Indices, rng: np.random.Generator, own: slice = slice(None)) -> Tensor:
         """Cut a uniform random crop of each image and mirror it with probability 1/2.
 
         A corpus whose images mean something else mirrored (digits) says `mirror: false` in its manifest.
 
-        Args:    images: `(B,)` places in the split.
+        Args:    images: places in the split, of the whole batch: crops are drawn for all of it.
+                 own: which of them are cut, B of them.
         Returns: `(B, 3, S, S)` uint8, channels-last in memory.
         Source:  StackGAN-v2, `datasets.py`: RandomCrop, then RandomHorizontalFlip.
         """
         corners = rng.integers(0, self.slack[images] + 1)
-        return self._cut(images, corners, rng.random(len(images)) < self.mirror_prob)
+        mirrored = rng.random(len(images)) < self.mirror_prob
+        return self._cut(images[own], corners[own], mirrored[own])
 
     def centre(self, images: Indices) -> Tensor:
         """Cut the central crop of each image, `(B, 3, S, S)` uint8, channels-last in memory."""

@@ -7,12 +7,16 @@ real, mismatched and generated images.  Blocks that use them are in `blocks.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+
+_Norm = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], Tensor]
 
 
 class _NormActivate(torch.autograd.Function):
@@ -58,14 +62,16 @@ def normalise_activate(
 
     Args:
         image_map: `(B, C, H, W)`.
-        norm: its running statistics are updated in training mode.
+        norm: its running statistics are updated in training mode.  One with a method `over_ranks` normalises by
+            the items of other processes too, in its own way.
         activation: GLU halves the channels.
         num_kinds: in training mode, images k, k + num_kinds, k + 2 num_kinds ... share statistics, as if
             each kind had its own forward pass; running statistics take the kinds in order.
     Returns: `(B, C, H, W)`, or `(B, C/2, H, W)` behind a GLU.
     Cost:    keeps `image_map` for the backward pass, where two separate layers keep twice as much.
     """
-    if not norm.training or (num_kinds == 1 and not torch.is_grad_enabled()):
+    over_ranks: _Norm | None = getattr(norm, "over_ranks", None)
+    if not norm.training or (num_kinds == 1 and (over_ranks is not None or not torch.is_grad_enabled())):
         return activation(norm(image_map))
     slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else None
     assert norm.running_mean is not None and norm.running_var is not None
@@ -77,9 +83,11 @@ def normalise_activate(
         return _NormActivate.apply(image_map, norm.weight, norm.bias, running, settings)  # type: ignore[no-untyped-call]
     kinds = image_map.contiguous().view(-1, num_kinds * image_map.shape[1], *image_map.shape[2:])
     running = (norm.running_mean.repeat(num_kinds), norm.running_var.repeat(num_kinds))
-    result = _NormActivate.apply(  # type: ignore[no-untyped-call]
-        kinds, norm.weight.repeat(num_kinds), norm.bias.repeat(num_kinds), running, settings
-    )
+    weight, bias = norm.weight.repeat(num_kinds), norm.bias.repeat(num_kinds)
+    if over_ranks is not None:
+        result = activation(over_ranks(kinds, weight, bias, running))
+    else:
+        result = _NormActivate.apply(kinds, weight, bias, running, settings)  # type: ignore[no-untyped-call]
     for total, updated in zip((norm.running_mean, norm.running_var), running, strict=True):
         _fold_kinds(total, updated.view(num_kinds, -1), norm.momentum)
     return result.view_as(image_map)

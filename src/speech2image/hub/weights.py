@@ -28,6 +28,11 @@ from speech2image.safe.torch_files import read_torch_file
 
 _COUNTER = "num_batches_tracked"
 _LISTED = 8
+_TYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
+    "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32,
+    "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
+}  # fmt: skip
 _NESTS = ("state_dict", "model", "netG", "ema")
 
 
@@ -101,6 +106,29 @@ def load_weights(path: Path, into: nn.Module) -> dict[str, Any]:
     return meta
 
 
+def check_header(path: Path, planned: nn.Module) -> None:
+    """Compare the header of a file of weights with a module before anything is read.
+
+    Args:
+        path: safetensors; tensors of other parts may lie beside.
+        planned: made of parts; on the meta device it takes no memory.
+
+    Raises:  CheckpointError: damaged, or names, shapes or types differ; all are counted.
+    """
+    must_exist(path)
+    try:
+        header = read_header(path)
+    except (OSError, ValueError) as problem:
+        raise damaged_checkpoint(path, str(problem)) from problem
+    parts = {name.split(".")[0] for name in planned.state_dict()}
+    described = {
+        name: (entry.shape, _TYPES[entry.dtype])
+        for name, entry in header.tensors.items()
+        if name.split(".")[0] in parts
+    }
+    _compare(planned, described, str(path))
+
+
 def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Copy a state into a module after comparing every name, shape and type.
 
@@ -111,19 +139,36 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
 
     Raises:  CheckpointError: any difference; all are counted, the first of each kind are named.
     """
-    wanted = module.state_dict()
-    absent = [name for name in wanted if name not in state and not name.endswith(_COUNTER)]
-    extra = [name for name in state if name not in wanted]
-    shared = [name for name in wanted if name in state]
+    compare_state(module, state, origin)
+    counters = {
+        name: torch.zeros_like(value)
+        for name, value in module.state_dict().items()
+        if name.endswith(_COUNTER) and name not in state
+    }
+    module.load_state_dict({**state, **counters}, strict=True)
+
+
+def compare_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Compare names, shapes and types of a state with a module; arguments and errors of `fill_module`."""
+    _compare(module, {name: (tuple(value.shape), value.dtype) for name, value in state.items()}, origin)
+
+
+def _compare(
+    module: nn.Module, found: Mapping[str, tuple[tuple[int, ...], torch.dtype]], origin: str
+) -> None:
+    wanted = {name: (tuple(value.shape), value.dtype) for name, value in module.state_dict().items()}
+    absent = [name for name in wanted if name not in found and not name.endswith(_COUNTER)]
+    extra = [name for name in found if name not in wanted]
+    shared = [name for name in wanted if name in found]
     shapes = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}"
+        f"{name} {found[name][0]}, expected {wanted[name][0]}"
         for name in shared
-        if state[name].shape != wanted[name].shape
+        if found[name][0] != wanted[name][0]
     ]
     types = [
-        f"{name} {state[name].dtype}, expected {wanted[name].dtype}"
+        f"{name} {found[name][1]}, expected {wanted[name][1]}"
         for name in shared
-        if state[name].dtype != wanted[name].dtype
+        if found[name][1] != wanted[name][1]
     ]
     parts = [
         f"{len(names)} {what}: {'; '.join(names[:_LISTED])}{'; ...' if len(names) > _LISTED else ''}"
@@ -136,18 +181,12 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
         if names
     ]
     if parts:
-        looks = recognise(state)
-        found = f" It looks like {looks}." if looks and (absent or extra) else ""
+        looks = recognise(found)
+        guess = f" It looks like {looks}." if looks and (absent or extra) else ""
         raise CheckpointError(
-            f"{origin} does not fit {type(module).__name__}.{found} Tensors " + "\n  ".join(parts),
+            f"{origin} does not fit {type(module).__name__}.{guess} Tensors " + "\n  ".join(parts),
             "Choose the system that the file belongs to, or the run that it came from.",
         )
-    counters = {
-        name: torch.zeros_like(value)
-        for name, value in wanted.items()
-        if name.endswith(_COUNTER) and name not in state
-    }
-    module.load_state_dict({**state, **counters}, strict=True)
 
 
 def read_foreign(path: Path, stand_ins: Collection[str] = ()) -> dict[str, Tensor]:

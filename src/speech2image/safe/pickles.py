@@ -120,10 +120,15 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+def _no_bytes() -> bytes:
+    return b""  # as protocols 0 to 2 write it
+
+
 ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
 }
 """What a plain pickle may ask for, and what of ours it gets."""
 for _core in ("numpy.core", "numpy._core"):  # the names of numpy 1 and 2

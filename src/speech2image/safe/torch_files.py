@@ -193,7 +193,9 @@ class _Archive(_Tensors):
                 if _fill(part, content) != info.file_size or part.read(1):
                     raise Damaged(f"its part {name} is cut")
         except zipfile.BadZipFile as problem:
-            reason = "the checksum of its part {} is wrong" if "CRC" in str(problem) else "its part {} is damaged"
+            reason = (
+                "the checksum of its part {} is wrong" if "CRC" in str(problem) else "its part {} is damaged"
+            )
             raise Damaged(reason.format(name)) from None
         return content
 
@@ -210,7 +212,11 @@ def _checked_parts(file: Any, size: int) -> tuple[dict[str, zipfile.ZipInfo], zi
     parts: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         _, _, name = info.filename.partition("/")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.flag_bits & 1
+            or info.file_size != info.compress_size
+        ):
             raise Damaged(f"its part {name[:40]} is compressed or encrypted; torch writes no such files")
         if name in parts:
             raise Damaged(f"its archive has the part {name[:40]} twice")
@@ -234,7 +240,11 @@ class _Old(_Tensors):
         self.left = self.size
         value = self.unpickle(self.file)
         keys = self.unpickle(self.file)
-        if not isinstance(keys, list) or set(map(str, keys)) != set(self.storages) or len(keys) != len(set(keys)):
+        if (
+            not isinstance(keys, list)
+            or set(map(str, keys)) != set(self.storages)
+            or len(keys) != len(set(keys))
+        ):
             raise Damaged("its list of parts does not fit its tensors")
         for key in keys:
             values = self.storages[key].values
@@ -261,7 +271,11 @@ class _Old(_Tensors):
             raise Damaged(f"its part {name[:40]} is used as two types")
         if view is None:
             return found
-        if not isinstance(view, tuple) or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
+        if (
+            not isinstance(view, tuple)
+            or len(view) != 3
+            or not all(type(n) is int and n >= 0 for n in view[1:])
+        ):
             raise Damaged("a part of a part")
         return _Storage(found.values[view[1] : view[1] + view[2]])
 

@@ -158,20 +158,23 @@ def normalise_waves(waves: Tensor, lengths: Tensor) -> Tensor:
 
 
 def random_windows(
-    speech: SpeechBatch, rng: np.random.Generator, window: int = PUBLISHED_WINDOW
-) -> SpeechBatch:
+    speech: SpeechBatch, rng: np.random.Generator, window: int = PUBLISHED_WINDOW,
+    share: tuple[int, int] = (0, 1),
+) -> SpeechBatch:  # fmt: skip
     """Cut a random stretch of at most `window` steps out of each item, as published for training.
 
     Args:
         speech: waveforms `(B, S, 1)`, or any features `(B, T, M)`.
         rng: source of the draws; one an item, whether it is cut or not.
         window: longest stretch, in steps of the features: samples of a waveform.
+        share: `(number, of)`: these rows are that one of so many equal parts of the batch that is drawn for.
     """
     batch, steps, width = speech.features.shape
     if steps <= window:
         return speech
     lengths = speech.lengths.to(speech.features.device)
-    draws = torch.from_numpy(rng.random(batch)).to(lengths.device)
+    number, of = share
+    draws = torch.from_numpy(rng.random(of * batch)[number * batch : (number + 1) * batch]).to(lengths.device)
     starts = (draws * (lengths - window).clamp_min(0)).long()
     places = (starts[:, None] + torch.arange(window, device=lengths.device)).clamp_max(steps - 1)
     cut = speech.features.gather(1, places[:, :, None].expand(-1, -1, width))

@@ -32,6 +32,8 @@ from speech2image.losses.codec import (
 from speech2image.losses.perceptual import Lpips, rename_vgg
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
+from speech2image.training.ranks import share
+from speech2image.training.synchronised import average_gradients, averaged, summed
 from speech2image.weight_files import load_into, read_local_weights
 
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -135,10 +137,13 @@ class CodecModule(TrainingModule):
         self._start_codebook(images)
         output: Reconstruction = self.network(images, self._gumbel(images))
         losses = self.network_backward(images, output)
+        average_gradients(self.network.parameters())
         optimizers[0].step()
         optimizers[0].zero_grad(set_to_none=True)
         if self.adversarial:
+            assert self.discriminator is not None
             losses["loss_d"] = self.discriminator_backward(images, output.images.detach())
+            average_gradients(self.discriminator.parameters())
             optimizers[1].step()
             optimizers[1].zero_grad(set_to_none=True)
         self._revive(output.latents.detach())
@@ -189,7 +194,7 @@ class CodecModule(TrainingModule):
         """Carry both gradients one layer further, to the last convolution of the decoder."""
         weight = self.network.last_weight
         moved = [
-            torch.autograd.grad(painted, weight, gradient, retain_graph=True)[0]
+            averaged(torch.autograd.grad(painted, weight, gradient, retain_graph=True)[0])
             for gradient in (reconstruction, adversarial)
         ]
         return adaptive_weight(*moved)
@@ -223,7 +228,7 @@ class CodecModule(TrainingModule):
             assert isinstance(quantizer, EmaQuantizer)
             with torch.no_grad():
                 quantizer.revive(
-                    self.network.latents(images), self.uniform("codec/start", self.network.num_codes)
+                    self.network.latents(images), self.uniform_for_all("codec/start", self.network.num_codes)
                 )
 
     def _revive(self, latents: Tensor) -> None:
@@ -232,18 +237,19 @@ class CodecModule(TrainingModule):
             return
         assert isinstance(self.network.quantize, EmaQuantizer)
         moved = self.network.quantize.revive(
-            latents, self.uniform("codec/revive", self.network.num_codes), self.revive_share
+            latents, self.uniform_for_all("codec/revive", self.network.num_codes), self.revive_share
         )
         self.record(codes_revived=moved)
 
     def _gumbel(self, images: Tensor) -> Tensor | None:
-        """Draw Gumbel noise on the device from a generator addressed by seed and step."""
+        """Draw Gumbel noise for the whole batch, on the device, addressed by seed and step; return this rank's."""
         if not isinstance(self.network.quantize, GumbelQuantizer):
             return None
         height, width = _grid(images, self.network)
         generator = torch.Generator(self.device).manual_seed(int(self.rng("codec/gumbel").integers(2**62)))
-        noise = torch.empty(len(images), self.network.num_codes, height, width, device=self.device)
-        return -noise.exponential_(generator=generator).log()
+        total = share().of * len(images)
+        noise = torch.empty(total, self.network.num_codes, height, width, device=self.device)
+        return -noise.exponential_(generator=generator)[share().rows(total)].log()
 
     def _count(self, tokens: Tensor) -> None:
         counts = count_codes(tokens, self.network.num_codes)
@@ -253,7 +259,7 @@ class CodecModule(TrainingModule):
         """Return the scalars, with the codes used since the last flush and their perplexity."""
         scalars = super().flush_records()
         if self._code_counts is not None:
-            usage = code_usage(self._code_counts)
+            usage = code_usage(summed(self._code_counts))
             scalars |= {"codes_used": float(usage.used), "code_perplexity": usage.perplexity}
             self._code_counts = None
         return scalars

@@ -19,7 +19,7 @@ from speech2image.codecs.codec import Codec
 from speech2image.data.batches import CaptionTable, sentence_rows
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import Embeddings
-from speech2image.data.order import addressed_rng
+from speech2image.data.order import WHOLE, Share, addressed_rng
 from speech2image.data.pixels import CropTable
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
 from speech2image.data.words import WordTable
@@ -170,14 +170,16 @@ class CodeBatches(Dataset[dict[str, Any]]):
             the network reads them; None: it reads neither.
         batch_size: images in a batch B; at most as many as the split has.
         seed: root of all draws.
+        share: part of every batch that is served; B is its size then.
 
     Raises:
         DataError: the store is of another codec, or an utterance has no embedding.
+        ConfigError: a batch cannot be shared equally.
     """
 
     def __init__(
         self, corpus: Corpus, split: str, store: RaggedStore, codec_fingerprint: str,
-        embeddings: Embeddings | None, batch_size: int, seed: int,
+        embeddings: Embeddings | None, batch_size: int, seed: int, share: Share = WHOLE,
     ) -> None:  # fmt: skip
         check_store(store, codec_fingerprint)
         self.store = store
@@ -189,6 +191,8 @@ class CodeBatches(Dataset[dict[str, Any]]):
         if embeddings is not None and embeddings.words is not None:
             self.words = WordTable(corpus, split, embeddings)
         self.seed, self.batch_size = seed, min(batch_size, len(self.captions.images))
+        self.share = share
+        share.rows(self.batch_size)
 
     def __len__(self) -> int:
         """Return the batches of one epoch; training goes on beyond it with higher step numbers."""
@@ -198,6 +202,8 @@ class CodeBatches(Dataset[dict[str, Any]]):
         images, utterances = self.captions.batch(self.batch_size, self.seed, step, "codes")
         rows = self.rows[images]
         views = addressed_rng(self.seed, "codes/view", step).integers(0, self.store.shapes[rows, 0])
+        own = self.share.rows(len(images))
+        images, utterances, rows, views = images[own], utterances[own], rows[own], views[own]
         tokens = np.stack([self.store[row][view] for row, view in zip(rows, views, strict=True)])
         return self._told(utterances) | {
             "tokens": torch.from_numpy(tokens.astype(np.int64)),

@@ -20,6 +20,8 @@ from speech2image.diffusion.variational import VariationalLoss
 from speech2image.errors import ConfigError
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
+from speech2image.training.sharded import whole
+from speech2image.training.synchronised import average_gradients, gather_rows
 
 _TOLD = ("sentence", "words", "mask", "class_id")
 
@@ -101,8 +103,9 @@ class DiffusionModule(TrainingModule):
         with torch.autocast(self.device.type, enabled=False):  # the bound is computed in full precision
             terms = self.loss(logits.float(), tokens, noised, t, step_prob)
         torch.autograd.backward(terms["loss"])
-        self.loss.observe(t, terms["kl"])
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm or float("inf"))
+        self.loss.observe(gather_rows(t), gather_rows(terms["kl"]))
+        average_gradients(self.network.parameters())
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm or float("inf")))
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()

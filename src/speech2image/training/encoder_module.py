@@ -30,6 +30,8 @@ from speech2image.speech.towers import FRAME_SAMPLES, PUBLISHED_WINDOW, SpeechTo
 from speech2image.text.clip_transformer import ClipText
 from speech2image.training.encoder_checks import check_networks
 from speech2image.training.module import TrainingModule
+from speech2image.training.ranks import share
+from speech2image.training.synchronised import average_gradients, gather_rows
 from speech2image.types import SpeechBatch
 from speech2image.vision.clip_tower import ClipTower
 from speech2image.vision.teacher import require_pretrained
@@ -105,7 +107,7 @@ class EncoderModule(TrainingModule):
     Raises: ConfigError: unknown objective, or networks that do not fit it or each other.
     Source: Li et al. 2020, section 3.1; S2IGAN, section 3.1; Shih et al. 2022 (SpeechCLIP), sections
         3.2 to 4.1, waveforms cut to 102,400 samples in training; references in the losses.  Differs:
-        same classes are masked by the class numbers of the corpus; `speechclip` on one device.
+        same classes are masked by the class numbers of the corpus.
     """
 
     def __init__(
@@ -195,8 +197,9 @@ class EncoderModule(TrainingModule):
         optimizer.zero_grad(set_to_none=True)
         terms, _, _ = self.loss_terms({**batch, "speech": self._augment(batch["speech"])})
         self.manual_backward(terms["loss"])
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        average_gradients(trained)
         if self.clip_norm is not None:
-            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             terms["grad_norm"] = nn.utils.clip_grad_norm_(trained, self.clip_norm)
         optimizer.step()
         self.record(**terms)
@@ -228,16 +231,17 @@ class EncoderModule(TrainingModule):
 
         Args: batch: see the class.
         Returns: scalars (`loss` is their weighted sum, `accuracy` has no gradient), image features
-            `(B, D)` and sentences `(B, D)`.
+            `(B, D)` and sentences `(B, D)`; in training those of all ranks, which the losses compare.
         """
-        sentence = self.encoder(batch["speech"]).sentence.float()
-        class_ids = batch["class_id"]
+        whole = gather_rows if self.training else _own_rows
+        sentence = whole(self.encoder(batch["speech"]).sentence.float())
+        class_ids = whole(batch["class_id"])
         if self.objective == "li_et_al":
-            return self._li_et_al(self._teach(batch).float(), sentence, class_ids)
+            return self._li_et_al(whole(self._teach(batch).float()), sentence, class_ids)
         assert self.image_branch is not None
         if self.objective == "speechclip":
-            return self._speechclip(self._see(batch["image"]), sentence, self._ids(batch))
-        return self._s2igan(self.image_branch(batch["image"]).float(), sentence, class_ids)
+            return self._speechclip(whole(self._see(batch["image"])), sentence, whole(self._ids(batch)))
+        return self._s2igan(whole(self.image_branch(batch["image"]).float()), sentence, class_ids)
 
     def _li_et_al(
         self, image: Tensor, sentence: Tensor, class_ids: Tensor
@@ -311,13 +315,15 @@ class EncoderModule(TrainingModule):
 
     def _augment(self, speech: SpeechBatch) -> SpeechBatch:
         if speech.features.shape[2] == 1:
-            return random_windows(speech, self.rng("window"))
+            return random_windows(speech, self.rng("window"), share=share())
         if any(isinstance(part, StatesInput) for part in self.encoder.modules()):
-            speech = random_windows(speech, self.rng("window"), PUBLISHED_WINDOW // FRAME_SAMPLES)
+            speech = random_windows(speech, self.rng("window"), PUBLISHED_WINDOW // FRAME_SAMPLES, share())
         if not any(self.masks):
             return speech
         rng = self.rng("spec_augment")
-        blanked = spec_augment(speech.features, speech.lengths, rng, *self.masks, fill=self.mask_fill)
+        blanked = spec_augment(
+            speech.features, speech.lengths, rng, *self.masks, fill=self.mask_fill, share=share()
+        )
         return SpeechBatch(blanked, speech.lengths)
 
     def retrieval_scores(self) -> dict[str, Tensor]:
@@ -345,6 +351,10 @@ class EncoderModule(TrainingModule):
     def inference_module(self) -> nn.Module:
         """Return the speech encoder."""
         return self.encoder
+
+
+def _own_rows(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _recalls(scores: Tensor, ids: Tensor, name: str) -> dict[str, Tensor]:

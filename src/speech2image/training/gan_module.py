@@ -26,6 +26,8 @@ from speech2image.losses.kl import kl_to_standard_normal
 from speech2image.losses.matching import matching_loss, prototype_loss
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
+from speech2image.training.ranks import share
+from speech2image.training.synchronised import average_gradients, gather_rows
 
 SHARED_PASS_RATIO = 8
 """Discriminators with more weights than this many times the batch's image values see all kinds at once
@@ -170,9 +172,11 @@ class GanModule(TrainingModule):
             losses[f"loss_d_{output.images[level].shape[-1]}"] = self.discriminator_backward(
                 level, batch, output
             )
+            average_gradients(self.discriminator(level).parameters())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         losses |= self.generator_backward(batch, output)
+        average_gradients(self.generator.parameters())
         optimizers[-1].step()
         optimizers[-1].zero_grad(set_to_none=True)
         self.ema.update()
@@ -236,7 +240,8 @@ class GanModule(TrainingModule):
         term = generator_term(cond, uncond, self.uncond_weight)
         losses = {f"loss_g_{pixels}": term.detach()}
         if self.class_aware_weight:
-            aware = self.class_aware_weight * class_aware_loss(code.flatten(1), batch["class_id"])
+            codes, class_ids = gather_rows(code.flatten(1)), gather_rows(batch["class_id"])
+            aware = self.class_aware_weight * class_aware_loss(codes, class_ids)
             losses[f"loss_class_aware_{pixels}"] = aware.detach()
             term = term + aware
         torch.autograd.backward(term)
@@ -247,7 +252,8 @@ class GanModule(TrainingModule):
         if not self.translate_ratio:
             return images
         most = max(1, round(self.translate_ratio * images.shape[-1]))
-        offsets = self.rng(f"translate/{stream}").integers(-most, most + 1, (len(images), 2))
+        own, total = share(), share().of * len(images)
+        offsets = self.rng(f"translate/{stream}").integers(-most, most + 1, (total, 2))[own.rows(total)]
         return translate(images, torch.from_numpy(offsets).to(images.device))
 
     def _colour_backward(self, images: Sequence[Tensor]) -> Tensor:
@@ -263,8 +269,9 @@ class GanModule(TrainingModule):
         assert self.image_branch is not None
         seen, terms = self.image_branch(image), {}
         if self.semantic_weight:
-            speech = batch.get("speech_embedding", batch["sentence"])
-            to_speech, to_image = matching_loss(seen, speech, batch.get("class_id"), self.semantic_gamma)
+            speech = gather_rows(batch.get("speech_embedding", batch["sentence"]))
+            ids = gather_rows(batch["class_id"]) if "class_id" in batch else None
+            to_speech, to_image = matching_loss(gather_rows(seen), speech, ids, self.semantic_gamma)
             terms["loss_semantic"] = self.semantic_weight * (to_speech + to_image)
         if self.prototype_weight:
             assert isinstance(self.prototypes, Tensor)

@@ -7,6 +7,7 @@ model.  `encoder_module.py` and `gan_module.py` fill the frame; `checkpoint.py` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 from speech2image.data.order import addressed_rng
 from speech2image.errors import TrainingError
 from speech2image.hub.weights import fill_module
+from speech2image.training.ranks import on_any_rank, share, world_size
+from speech2image.training.sharded import cut_like_parameters, own_part, whole_state
+from speech2image.training.synchronised import averaged
+
+_UNIFORMS_PER_BLOCK = 8
+"""Float32 draws that one count of Philox holds: four words of 64 bits."""
 
 _AFTER_NAN = (
     "The last checkpoint is from before that.  Try a lower optim.lr, a longer optim.warmup_steps, or"
@@ -54,12 +61,27 @@ class TrainingModule(pl.LightningModule):
         return addressed_rng(self.seed, stream, self.train_step)
 
     def normal(self, stream: str, *shape: int) -> Tensor:
-        """Draw standard normal float32 of `shape` from `stream`, on the device of the module."""
-        draws = self.rng(stream).standard_normal(shape, dtype=np.float32)
-        return torch.from_numpy(draws).to(self.device, non_blocking=True)
+        """Draw standard normal float32 for the whole batch; return this rank's rows, on the device of the module.
+
+        Args:    stream: whose draws; shape: of this rank's rows, the first size counts items.
+        """
+        own, (size, *rest) = share(), shape
+        draws = self.rng(stream).standard_normal((own.of * size, *rest), dtype=np.float32)
+        return torch.from_numpy(draws[own.rows(len(draws))]).to(self.device, non_blocking=True)
 
     def uniform(self, stream: str, *shape: int) -> Tensor:
-        """Draw uniform float32 in [0, 1) of `shape` from `stream`, on the device of the module."""
+        """Draw uniform float32 in [0, 1) for the whole batch; return this rank's rows, see `normal`.
+
+        Cost:    that of this rank's rows: those before are skipped.
+        """
+        rng, count = self.rng(stream), math.prod(shape)
+        blocks, rest = divmod(share().number * count, _UNIFORMS_PER_BLOCK)
+        rng.bit_generator.advance(blocks)  # type: ignore[attr-defined]
+        draws = rng.random(rest + count, dtype=np.float32)[rest:].reshape(shape)
+        return torch.from_numpy(draws).to(self.device, non_blocking=True)
+
+    def uniform_for_all(self, stream: str, *shape: int) -> Tensor:
+        """Draw uniform float32 in [0, 1) of `shape`, the same on every rank, on the device of the module."""
         draws = self.rng(stream).random(shape, dtype=np.float32)
         return torch.from_numpy(draws).to(self.device, non_blocking=True)
 
@@ -74,17 +96,27 @@ class TrainingModule(pl.LightningModule):
 
     def flush_records(self) -> dict[str, float]:
         """Return the mean of each scalar since the last flush and start anew (one sync)."""
+        self._sums = self._averaged_sums()
         self.check_finite()
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 
+    def _averaged_sums(self) -> dict[str, Tensor]:
+        """Return the running sums, averaged over the ranks; every rank asks at the same step."""
+        if world_size() == 1 or not self._sums:
+            return self._sums
+        names = sorted(self._sums)
+        means = averaged(torch.stack([self._sums[name].to(self.device) for name in names]))
+        return dict(zip(names, means.unbind(), strict=True))
+
     def check_finite(self) -> None:
-        """Stop where a loss is no number; asked before a checkpoint is written and before a flush.
+        """Stop where a loss is no number on any rank; asked before a checkpoint is written and before a flush.
 
         Raises:  TrainingError: names the terms.
         """
-        watched = {key: total for key, total in self._sums.items() if key.startswith(("loss", "grad_norm"))}
+        sums = self._averaged_sums()
+        watched = {key: total for key, total in sums.items() if key.startswith(("loss", "grad_norm"))}
         if not watched or bool(torch.stack([total.isfinite().all() for total in watched.values()]).all()):
             return
         bad = [f"{name} is {float(total)}" for name, total in watched.items() if not total.isfinite().all()]
@@ -95,8 +127,9 @@ class TrainingModule(pl.LightningModule):
 
     def _check_weights(self) -> None:
         """Stop where an update since the last loss left a weight that is no number."""
-        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        if not trained or bool(torch.stack([value.isfinite().all() for value in trained.values()]).all()):
+        trained = {name: own_part(value) for name, value in self.named_parameters() if value.requires_grad}
+        finite = not trained or bool(torch.stack([v.isfinite().all() for v in trained.values()]).all())
+        if not on_any_rank(not finite, self.device):
             return
         bad = [name for name, value in trained.items() if not value.isfinite().all()]
         raise TrainingError(
@@ -113,14 +146,14 @@ class TrainingModule(pl.LightningModule):
             self._base_lrs = [[group["lr"] for group in opt.param_groups] for opt in optimizers]
         if self._pending_optimizers is not None:
             for opt, state in zip(optimizers, self._pending_optimizers, strict=True):
-                opt.load_state_dict(state)
+                opt.load_state_dict(cut_like_parameters(state, opt))
             self._pending_optimizers = None
         self._apply_schedule()
 
     def finish_step(self, batch_size: int) -> None:
-        """Count one batch of `batch_size` images and set the learning rates of the next step."""
+        """Count one batch of `batch_size` images a rank and set the learning rates of the next step."""
         self.train_step += 1
-        self.images_seen += batch_size
+        self.images_seen += batch_size * world_size()
         self._apply_schedule()
 
     def _apply_schedule(self) -> None:
@@ -146,6 +179,8 @@ class TrainingModule(pl.LightningModule):
     def checkpoint_state(self) -> dict[str, Any]:
         """Return everything a resumed run needs: trained weights, optimizers and counters.
 
+        All ranks ask together; what the first gets is whole.
+
         Raises:  TrainingError: a loss since the last flush or a weight is no number; such a state is not worth
             keeping.
         """
@@ -155,8 +190,8 @@ class TrainingModule(pl.LightningModule):
         return {
             "train_step": self.train_step,
             "images_seen": self.images_seen,
-            "module": {k: v for k, v in self.state_dict().items() if not k.startswith(frozen)},
-            "optimizers": [opt.state_dict() for opt in self._raw_optimizers()],
+            "module": whole_state({k: v for k, v in self.state_dict().items() if not k.startswith(frozen)}),
+            "optimizers": whole_state([opt.state_dict() for opt in self._raw_optimizers()]),
         }
 
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:

@@ -1,15 +1,248 @@
-"""Who this process is among the ranks of a run, and what all ranks agree on.
+"""Who this process is among the ranks of a run, how ranks start, and how they wait for each other.
 
-Ranks are started by srun or torchrun, never by us; one process alone is rank 0 of 1.  Only the first rank writes
-files.  Shares of a batch are cut in `data/`.
+Ranks are started by torchrun or srun, never by us; one process alone is rank 0 of 1.  Only the first rank writes
+files and prints.  Shares of a batch are cut in `data/`; what ranks compute together is in `synchronised.py`.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple, NoReturn
+
 import torch
 import torch.distributed as dist
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from speech2image.data.order import Share
+from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
+
+_PATIENCE = timedelta(seconds=2)
+"""A waiting rank looks so often whether another one has failed."""
+_LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "recvValue", "sendBytes", "failed to")
 
 
+class Place(NamedTuple):
+    """Where a launcher put this process.
+
+    Attributes:
+        rank: its number among all, from 0.
+        world_size: how many there are.
+        local_rank: its number on its machine.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+class _Meeting:
+    """What the ranks of this process's group share; None and 0 where it is alone."""
+
+    store: dist.Store | None = None
+    waits = 0
+
+
+def place_in(env: Mapping[str, str]) -> Place | None:
+    """Return who a launcher says this process is; None: it trains alone.
+
+    Args:    env: the environment: `RANK`, `WORLD_SIZE`, `LOCAL_RANK` of torchrun, or what srun gives its tasks.  The
+                 batch script of a SLURM job, which is no task, trains alone.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        place = Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+    elif "SLURM_STEP_ID" in env and "SLURM_PROCID" in env:
+        tasks = env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))
+        place = Place(int(env["SLURM_PROCID"]), int(tasks), int(env.get("SLURM_LOCALID", 0)))
+    else:
+        return None
+    return place if place.world_size > 1 else None
+
+
+def first_host(nodes: str) -> str:
+    """Return the first name of a SLURM node list.
+
+    >>> first_host("gpu[07-09,12],login1"), first_host("node3")
+    ('gpu07', 'node3')
+    """
+    found = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
+    return "localhost" if found is None else found[1] + (found[2] or "")
+
+
+def meeting_point(env: Mapping[str, str]) -> dict[str, str]:
+    """Return address and port where the ranks of an srun step meet, as torch.distributed names them.
+
+    The port is a function of job and step, so that two steps on one node do not meet.
+    """
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "localhost"
+    job, step = int(env.get("SLURM_JOB_ID", 0)), int(env.get("SLURM_STEP_ID", 0))
+    return {
+        "MASTER_ADDR": env.get("MASTER_ADDR", first_host(nodes)),
+        "MASTER_PORT": env.get("MASTER_PORT", str(20_000 + (31 * job + step) % 20_000)),
+    }
+
+
+# ---- start ------------------------------------------------------------------------------------
+def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Store | None = None) -> None:
+    """Join the other ranks, if a launcher started some; called again it only checks.
+
+    Args:
+        config: the whole configuration.
+        place: who this process is; None: read from the environment.
+        store: where ranks meet; None: the address of the environment.
+    Raises:  ConfigError: not as many ranks as `trainer.devices` asks for, more ranks than GPUs, or a strategy this
+        stage does not have; says what to type.
+    """
+    trainer = config["trainer"]
+    place = place or place_in(os.environ)
+    _check(config, place)
+    if place is None or _grouped():
+        return
+    uses_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+    timeout = timedelta(seconds=trainer["rank_timeout_s"])
+    if store is None:
+        os.environ.update(meeting_point(os.environ))
+        url = f"env://?rank={place.rank}&world_size={place.world_size}"
+        store = next(dist.rendezvous(url, timeout=timeout))[0]
+    _Meeting.store, _Meeting.waits = dist.PrefixStore("speech2image", store), 0
+    if uses_gpu:
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        _check_own_gpu(_Meeting.store, place)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
+        world_size=place.world_size, store=dist.PrefixStore("torch", store),
+    )  # fmt: skip
+    atexit.register(leave)
+    if place.rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
+
+
+def leave() -> None:
+    """Part from the other ranks."""
+    if _grouped():
+        dist.destroy_process_group()
+    _Meeting.store = None
+
+
+def _check(config: Mapping[str, Any], place: Place | None) -> None:
+    trainer, found = config["trainer"], place.world_size if place else 1
+    wanted = trainer["devices"]
+    if wanted is not None and wanted != found:
+        raise ConfigError(
+            f"trainer.devices={wanted}, but {found} process{'es were' if found > 1 else ' was'} started",
+            f"Type: torchrun --nproc-per-node {wanted} -m speech2image train … (in a SLURM job: srun --ntasks {wanted}"
+            " speech2image train …), or leave trainer.devices out."
+            if wanted > 1
+            else "Start it without torchrun or srun, or leave trainer.devices out.",
+        )
+    if trainer["strategy"] == "fsdp" and config["stage"] != "diffusion":
+        raise ConfigError(
+            f"trainer.strategy=fsdp shards the diffusion transformer, this run trains stage {config['stage']}",
+            "Type: trainer.strategy=ddp",
+        )
+
+
+def _check_own_gpu(store: dist.Store, place: Place) -> None:
+    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    own = f"{socket.gethostname()} {uuid}"
+    store.set(f"gpu/{place.rank}", own)
+    others = [store.get(f"gpu/{other}").decode() for other in range(place.world_size)]
+    if others.count(own) > 1:
+        raise ConfigError(
+            f"{others.count(own)} of {place.world_size} ranks would share one GPU of {socket.gethostname()}",
+            f"Start at most {torch.cuda.device_count()} on this machine, or type trainer.accelerator=cpu.",
+        )
+
+
+def engine_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that tell `pl.Trainer` where to train: each rank on its own device, as if alone.
+
+    Lightning neither finds nor starts ranks, nor takes the signals of SLURM: gradients are averaged by
+    `synchronised.py`, in the training steps.
+    """
+    on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+    devices: Any = [torch.cuda.current_device()] if on_gpu and world_size() > 1 else 1
+    return {
+        "accelerator": trainer["accelerator"],
+        "devices": devices,
+        "num_nodes": 1,
+        "plugins": [LightningEnvironment()],
+    }
+
+
+@contextlib.contextmanager
+def together(config: Mapping[str, Any]) -> Iterator[None]:
+    """Do what is inside with all ranks; where one fails, all end, and one message is printed.
+
+    Raises:  ConfigError: see `start`.
+        TrainingError: another rank is gone without a word.
+        SystemExit: another rank has failed and says why.
+    """
+    start(config)
+    try:
+        yield
+    except Exception as error:
+        if world_size() > 1:
+            _end(error)
+        raise
+
+
+def _end(error: Exception) -> NoReturn:
+    """Tell the others, and raise what this rank has to say."""
+    try:
+        others = [other for other in range(world_size()) if other != rank()]
+        known = isinstance(error, Speech2ImageError)
+        is_lost = isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
+        if is_lost and _failed(others):
+            raise SystemExit(2)
+        if not is_lost:
+            _tell_failure()
+            if known and not is_first() and _failed([0]):
+                raise SystemExit(error.exit_code)  # type: ignore[attr-defined]
+    except (dist.DistError, RuntimeError):
+        is_lost = True  # the store is gone, and the first rank with it
+    if is_lost:
+        raise TrainingError(
+            f"rank {rank()} of {world_size()}: another rank has ended or does not answer ({_line(error)})",
+            "Look at its messages above; the same command continues from the last checkpoint.",
+        ) from error
+    if known and not is_first():
+        error.message = f"rank {rank()} of {world_size()}: {error.message}"  # type: ignore[attr-defined]
+        error.args = (f"rank {rank()} of {world_size()}: {error}",)
+    raise error
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _tell_failure() -> None:
+    if _Meeting.store is not None:
+        _Meeting.store.set(f"failed/{rank()}", "")
+        _Meeting.store.set("failed", "")
+
+
+def _failed(ranks: list[int]) -> bool:
+    """Return whether one of `ranks` says, within a moment, that it has failed."""
+    return any(_has_come(f"failed/{other}") for other in ranks)
+
+
+def _has_come(key: str) -> bool:
+    assert _Meeting.store is not None
+    try:
+        _Meeting.store.wait([key], _PATIENCE)
+    except dist.DistStoreError:
+        return False
+    return True
+
+
+# ---- facts ------------------------------------------------------------------------------------
 def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -29,10 +262,46 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def share() -> Share:
+    """Return which part of every batch this rank keeps."""
+    return Share(rank(), world_size())
+
+
+# ---- waiting and agreeing -----------------------------------------------------------------------
 def wait_for_all() -> None:
-    """Return when every rank has come here."""
-    if _grouped():
+    """Return when every rank has come here, however long that takes; end where another rank fails.
+
+    Raises:  SystemExit: another rank has failed and says why.
+    """
+    if world_size() == 1:
+        return
+    if _Meeting.store is None:  # a group that `start` did not make
         dist.barrier()
+        return
+    _Meeting.waits += 1
+    key = f"wait/{_Meeting.waits}"
+    if _Meeting.store.add(f"{key}/come", 1) == world_size():
+        _Meeting.store.set(f"{key}/all", "")
+    while not _has_come(f"{key}/all"):
+        if _Meeting.store.check(["failed"]):
+            raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """Let the first rank do what is inside, which makes and keeps files, before the others, which find them."""
+    if not is_first():
+        wait_for_all()
+    yield
+    if is_first():
+        wait_for_all()
+
+
+def by_first(work: Callable[[], None]) -> None:
+    """Let the first rank do something alone while the others wait."""
+    if is_first():
+        work()
+    wait_for_all()
 
 
 def on_any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
@@ -42,3 +311,21 @@ def on_any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     told = torch.tensor([int(flag)], device=device)
     dist.all_reduce(told, dist.ReduceOp.MAX)
     return bool(told.item())
+
+
+def check_agreement(**facts: int | str) -> None:
+    """Refuse to train where ranks differ in what must be one.
+
+    Raises:  TrainingError: names the fact and what each rank has, on every rank.
+    """
+    if world_size() == 1:
+        return
+    told: list[Any] = [None] * world_size()
+    dist.all_gather_object(told, facts)
+    for name in facts:
+        found = [other[name] for other in told]
+        if len(set(found)) > 1:
+            raise TrainingError(
+                f"the ranks do not agree on {name}: " + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
+                "Every rank must see the same files: put paths.runs and paths.cache on a shared disk.",
+            )

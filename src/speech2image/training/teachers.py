@@ -19,7 +19,7 @@ from tqdm import trange
 
 from speech2image.data.corpus import Corpus
 from speech2image.data.embeddings import read_teacher_features
-from speech2image.data.order import addressed_rng
+from speech2image.data.order import WHOLE, Share, addressed_rng
 from speech2image.errors import DataError
 from speech2image.images.pyramid import pyramid
 from speech2image.vision.convnet import ConvNet
@@ -156,5 +156,7 @@ class WithTeacher(Dataset[dict[str, Any]]):
     def __getitem__(self, step: int) -> dict[str, Any]:
         batch = self.batches[step]
         rows = batch["image_index"].numpy()
-        views = addressed_rng(self.seed, "teacher_view", step).integers(0, self.features.shape[1], len(rows))
+        share: Share = getattr(self.batches, "share", WHOLE)
+        rng = addressed_rng(self.seed, "teacher_view", step)
+        views = rng.integers(0, self.features.shape[1], share.of * len(rows))[share.rows(share.of * len(rows))]
         return {**batch, "teacher": torch.from_numpy(self.features[rows, views])}

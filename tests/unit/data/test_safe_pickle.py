@@ -118,10 +118,10 @@ def test_damaged_pickle_is_one_message(tmp_path: Path, content: bytes) -> None:
         read_pickle(tmp_path / "a.pickle")
 
 
-def test_list_that_holds_itself_is_refused_not_followed(tmp_path: Path) -> None:
+def test_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
     value: list[Any] = [1]
     value.append(value)
-    with pytest.raises(DataError, match="holds itself"):
+    with pytest.raises(DataError, match="stands in several places"):
         read_pickle(_write(tmp_path / "a.pickle", value, 2))
 
 
@@ -131,7 +131,7 @@ def test_shared_lists_that_would_unfold_are_refused(tmp_path: Path) -> None:
         value = [value, value]
     path = _write(tmp_path / "a.pickle", value, 2)
     assert path.stat().st_size < 1000
-    with pytest.raises(DataError, match="unfold"):
+    with pytest.raises(DataError, match="several places"):
         read_pickle(path)
 
 
