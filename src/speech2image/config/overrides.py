@@ -82,7 +82,9 @@ def _hydra_problem(key: str, value: str) -> str | None:
         fits = re.fullmatch(r"\w+", value) is not None
         return None if fits else f"found {value[:40]!r}, expected one name"
     if not key.startswith(_HYDRA_KEYS):
-        return "this key of Hydra is not taken; known: " + ", ".join((*HYDRA_GROUPS, *(f"{k}…" for k in _HYDRA_KEYS)))
+        return "this key of Hydra is not taken; known: " + ", ".join(
+            (*HYDRA_GROUPS, *(f"{k}…" for k in _HYDRA_KEYS))
+        )
     if re.search(r"(^|\W)_\w+_(\W|$)", f"{key} {value}") or re.search(r"\bhydra\b", value):
         return "targets and keys of Hydra are not taken here"
     return None
@@ -97,4 +99,6 @@ def group_problem(group: str, name: str, files: Sequence[str]) -> str | None:
         files: options that the tree has.
     """
     known = [*HYDRA_GROUPS.get(group, ()), *files]
-    return None if name in known else f"{group}={name[:40]}: there is no such option; known: {', '.join(known)}"
+    return (
+        None if name in known else f"{group}={name[:40]}: there is no such option; known: {', '.join(known)}"
+    )

@@ -25,7 +25,16 @@ from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
 
 _PATIENCE = timedelta(seconds=2)
 """A waiting rank looks so often whether another one has failed."""
-_LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "recvValue", "sendBytes", "failed to")
+_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "Broken pipe",
+    "imed out",
+    "NCCL",
+    "recvValue",
+    "sendBytes",
+    "failed to",
+)
 
 
 class Place(NamedTuple):
@@ -326,6 +335,7 @@ def check_agreement(**facts: int | str) -> None:
         found = [other[name] for other in told]
         if len(set(found)) > 1:
             raise TrainingError(
-                f"the ranks do not agree on {name}: " + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
+                f"the ranks do not agree on {name}: "
+                + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
                 "Every rank must see the same files: put paths.runs and paths.cache on a shared disk.",
             )
