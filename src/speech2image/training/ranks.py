@@ -129,7 +129,7 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
     )  # fmt: skip
     atexit.register(leave)
     if place.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
 
 
 def leave() -> None:
@@ -198,6 +198,7 @@ def together(config: Mapping[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         if world_size() > 1:
+            sys.stderr = sys.__stderr__
             _end(error)
         raise
 
@@ -311,6 +312,11 @@ def by_first(work: Callable[[], None]) -> None:
     if is_first():
         work()
     wait_for_all()
+
+
+def first_says(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Return the first rank's `flag` on every rank."""
+    return on_any_rank(flag and is_first(), device)
 
 
 def on_any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
