@@ -1,4 +1,4 @@
-"""Toy runs that tests of faults kill and continue."""
+"""Toy runs for the faults; how many rounds a campaign has says the fixture `rounds` in `tests/conftest.py`."""
 
 from __future__ import annotations
 
