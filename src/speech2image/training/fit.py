@@ -308,6 +308,9 @@ class Session:
                 with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
+        except BaseException:
+            self.wandb.close(exit_code=1)
+            raise
         finally:
             self.info["peak_memory_mb"] = peak_memory_mb()
             with contextlib.suppress(DataError):  # what was spent; at its end the run says the rest
