@@ -1,11 +1,16 @@
-"""How many rounds a campaign of faults runs: a sample in `make test`, all of them in `make faults`."""
+"""How many rounds a campaign of faults runs (a sample in `make test`, all in `make faults`), and toy runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+Toys: Any = runpy.run_path(str(Path(__file__).with_name("toys.py")))["Toys"]
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +22,11 @@ def rounds() -> Callable[[int, int], int]:
         return full if full_asked else sample
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toys]:
+    """Toy runs of every trainer in forks of one process."""
+    made = Toys(tmp_path_factory.mktemp("toys"))
+    yield made
+    made.close()

@@ -53,6 +53,7 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "num_utterances": int,
         "attention": bool,
     },
+    "collect": {"sweep": _OPTIONAL_TEXT, "wait": bool},
     "import": {
         "system": _OPTIONAL_TEXT,
         "checkpoint": _OPTIONAL_TEXT,
@@ -123,6 +124,10 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "title": "title of the page",
         "num_utterances": "utterances shown side by side",
         "attention": "draw where speech encoders listen",
+    },
+    "collect": {
+        "sweep": "id of a sweep, the beginning of one, or latest; null: list all sweeps",
+        "wait": "wait until all jobs have ended",
     },
     "import": {
         "system": "stackgan_v2, li_et_al, sen, speechclip, vqgan, s2ivq_d or vq_diffusion",
