@@ -263,7 +263,7 @@ class Session:
 
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
         """Train the remaining steps."""
-        config, trainer = self.config, self.config["trainer"]
+        trainer = self.config["trainer"]
         self.info["parameters"] = {
             part: sum(parameter.numel() for parameter in child.parameters())
             for part, child in module.named_children()
