@@ -34,6 +34,7 @@ class Line(TrainingModule):
 
     def __init__(self) -> None:
         super().__init__(seed=1)
+        torch.manual_seed(0)
         self.network = nn.Linear(64, 64)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -192,12 +193,13 @@ def test_a_signal_on_a_full_disk_claims_no_save(tmp_path: Path) -> None:
     def ask() -> None:
         os.kill(os.getpid(), 15)
 
-    with pytest.raises(
-        CheckpointError, match="stopped by a signal at step 5: checkpoint of step 5 could not"
+    with (
+        pytest.raises(CheckpointError, match="stopped by a signal at step 5: checkpoint of step 5 could not"),
+        Preemption() as owner,
+        files_of_at_most(10_000),
     ):
-        with Preemption() as owner, files_of_at_most(10_000):
-            owner.start_training()
-            train(tmp_path, At(step_5=ask))
+        owner.start_training()
+        train(tmp_path, At(step_5=ask))
     assert steps_saved(tmp_path) == []
 
 
