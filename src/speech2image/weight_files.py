@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speech2image.errors import CheckpointError
+from speech2image.safe.pickles import Asked
+from speech2image.safe.tensors import read_header
+from speech2image.safe.torch_files import read_torch_file
 
 
 def file_sha256(path: Path) -> str:
@@ -57,19 +60,33 @@ def read_local_weights(
     if sha256 and not found.startswith(sha256.lower()):
         raise CheckpointError(f"{what}: {path} has sha256 {found[:16]}…, expected {sha256}", source)
     try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and for hostile files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        known = isinstance(error, SafetensorError)
-        kind = "is damaged" if known else "is damaged or holds more than tensors"
-        raise CheckpointError(f"{what}: {path} {kind}: {reason}", source) from error
+        content = read_tensor_file(path)
+    except Asked as error:
+        raise CheckpointError(
+            f"{what}: {path} is damaged or holds more than tensors: it asks to run or build {error.name}",
+            source,
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{what}: {path} is damaged: {str(error).splitlines()[0]}", source) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{what}: {path} holds no state dict", source)
     return {name.removeprefix("module."): value for name, value in state.items()}, found
+
+
+def read_tensor_file(path: Path) -> Any:
+    """Return the content of a `.safetensors` file or of a file of `torch.save`; see `safe/`.
+
+    Raises:  Asked: it asks to run something; nothing was run.  ValueError: damaged or beyond a limit.
+        OSError: it cannot be read.
+    """
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
+    read_header(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], path: Path | str, what: str) -> None:

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "speech2image"
 #: Rooms from left to right; rooms of one step may not import each other.
 STEPS: tuple[tuple[str, ...], ...] = (
     ("__init__", "types", "errors"),
+    ("safe",),
     ("audio", "images", "config", "weight_files"),
     ("text",),  # left of speech: the cascaded SpeechCLIP speaks through CLIP's text transformer
     ("losses", "speech", "vision", "codecs", "gan", "diffusion"),

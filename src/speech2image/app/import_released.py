@@ -259,24 +259,23 @@ def _settings(
 def _write(
     config: dict[str, Any], settings: dict[str, Any], parts: dict[str, Any], path: Path, **facts: Any
 ) -> Path:
-    import hashlib
     import time
 
     import torch
     from omegaconf import OmegaConf
 
-    from speech2image.config.build import build
-    from speech2image.hub.weights import fill_module, save_weights
+    from speech2image.hub.released import build_converted
+    from speech2image.hub.weights import save_weights
     from speech2image.training.runs import new_info, write_info
+    from speech2image.weight_files import file_sha256
 
     state: dict[str, torch.Tensor] = {}
     parameters = {}
     for name, part in parts.items():
-        model = build({"_target_": part.target, **part.arguments})
-        fill_module(model, part.state, str(path))
+        model = build_converted(part, path)
         state |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
         parameters[name] = sum(parameter.numel() for parameter in model.parameters())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     settings["imported_sha256"] = digest
     name = run_id(settings["name"], settings)
     folder = Path(config["paths"]["runs"]) / name

@@ -45,6 +45,7 @@ from speech2image.config.schema_encoder import (
     SpeechClipLossConfig,
     TorchvisionTeacherConfig,
 )
+from speech2image.config.schema_hardware import HardwareConfig
 
 
 # ---- data -------------------------------------------------------------------------------------
@@ -242,12 +243,21 @@ class CheckpointConfig:
 
 
 @dataclass
+class SearchConfig:
+    """The search a run is a trial of; set by `hydra/sweeper=optuna`, not by hand."""
+
+    folder: str | None = option(None, "folder of the search; null: none")
+    trial: int | None = option(None, "number of the trial in its study", low=0)
+
+
+@dataclass
 class CallbacksConfig:
     """What happens beside training."""
 
     sample_grid: SampleGridConfig = option({}, "sample grids")
     quality: QualityConfig = option({}, "image quality while training")
     checkpoint: CheckpointConfig = option({}, "checkpoints")
+    search: SearchConfig = option({}, "search")
     progress: bool = option(True, "progress bar with rate and remaining time")
 
 
@@ -348,5 +358,6 @@ VARIANTS: dict[str, dict[str | None, type]] = {
     "callbacks": {None: CallbacksConfig},
     "logger": {None: LoggerConfig},
     "paths": {None: PathsConfig},
+    "hardware": {None: HardwareConfig},
     "protocol": {None: ProtocolConfig},
 }

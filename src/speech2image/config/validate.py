@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from typing import Any
@@ -15,15 +16,25 @@ from typing import Any
 from speech2image.config.schema import TAGS, VARIANTS, MakeBirdsConfig, MakeDigitsConfig
 from speech2image.errors import ConfigError, nearest_names
 
-#: Only names below these are ever instantiated (house rule, section 5).
-ALLOWED_TARGETS = ("speech2image.", "torch.optim.", "torch.nn.")
+#: What a `_target_` may name, letter for letter, and the schema of its arguments; nothing else is ever built.
+TARGETS: dict[str, type] = {
+    name: schema
+    for group, variants in VARIANTS.items()
+    if group not in TAGS
+    for name, schema in variants.items()
+    if name is not None
+}
 
 _MAKERS: dict[str, type] = {"spoken_birds": MakeBirdsConfig, "spoken_digits": MakeDigitsConfig}
 
 
-def target_allowed(target: object) -> bool:
-    """Return whether a `_target_` may be instantiated."""
-    return isinstance(target, str) and target.startswith(ALLOWED_TARGETS) and "__" not in target
+def refused_target(target: object) -> str | None:
+    """Return why a `_target_` may not be built; None: it is listed, or there is none."""
+    if target is None or (isinstance(target, str) and target in TARGETS):
+        return None
+    near = nearest_names(str(target)[:200], TARGETS, 1)
+    listed = f"did you mean {near[0]}?" if near else f"listed: {', '.join(sorted(TARGETS))}"
+    return f"{str(target)[:200]!r} may not be instantiated; {listed}"
 
 
 def check_config(config: dict[str, Any], root_fields: dict[str, type | tuple[type, ...]]) -> None:
@@ -46,7 +57,7 @@ def check_config(config: dict[str, Any], root_fields: dict[str, type | tuple[typ
                 problems.append(f"{key}: found {value!r}, expected {_type_name(expected)}")
         else:
             problems.append(_unknown(key, "", [*VARIANTS, *root_fields]))
-    problems += _check_targets(config, "")
+    problems += check_targets(config)
     if not problems:
         problems += _check_across(config)
     if problems:
@@ -64,7 +75,7 @@ def _check_group(group: str, value: Any) -> list[str]:
         return [f"{group}: found {value!r}, expected a group of keys"]
     variants = VARIANTS[group]
     tag = value.get(TAGS.get(group, "_target_"))
-    if tag not in variants:
+    if not isinstance(tag, str | None) or tag not in variants:
         known = [str(name) for name in variants if name]
         near = nearest_names(str(tag), known)
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
@@ -139,18 +150,29 @@ def _matches(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _check_targets(node: Any, path: str) -> list[str]:
+def check_groups(config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
+    """Return the problems of some groups of a configuration, those that it has, and of every target in it."""
+    present = [group for group in groups if config.get(group) is not None]
+    return [problem for group in present for problem in _check_group(group, config[group])] + check_targets(
+        config
+    )
+
+
+def check_targets(node: Any, path: str = "") -> list[str]:
+    """Return the problems of every `_target_` in a configuration, however deep."""
     problems = []
     if isinstance(node, dict):
         for key, item in node.items():
             where = f"{path}.{key}" if path else str(key)
-            if key == "_target_" and item is not None and not target_allowed(item):
-                allowed = ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
-                problems.append(f"{where}: {item!r} may not be instantiated; allowed: {allowed}")
-            problems += _check_targets(item, where)
+            refused = refused_target(item) if key == "_target_" else None
+            if refused is not None:
+                problems.append(f"{where}: {refused}")
+            elif str(key).startswith("_") and key != "_target_":
+                problems.append(f"{where}: keys that begin with _ are not taken")
+            problems += check_targets(item, where)
     elif isinstance(node, list):
         for index, item in enumerate(node):
-            problems += _check_targets(item, f"{path}[{index}]")
+            problems += check_targets(item, f"{path}[{index}]")
     return problems
 
 
@@ -167,6 +189,10 @@ def _check_across(config: dict[str, Any]) -> list[str]:
     loss = config.get("loss") or {}
     if "stage" in config:
         problems += _check_stage(config)
+    if not re.fullmatch(r"\w[\w.+-]{0,150}", str(config.get("name") or "name")):
+        problems.append(
+            f"name: found {config['name'][:80]!r}, expected letters, digits and . _ + - (a folder is named so)"
+        )
     pretrains = (config.get("vision") or {}).get("pretrain_steps", 0)
     if pretrains and not loss.get("distinctive_weight", 0):
         problems.append(

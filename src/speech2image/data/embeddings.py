@@ -21,6 +21,7 @@ from speech2image.data.safe_pickle import read_pickle
 from speech2image.data.store import RaggedStore
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
+from speech2image.safe.tensors import read_header
 
 Float = npt.NDArray[np.float32]
 
@@ -75,9 +76,10 @@ def read_embeddings(path: Path) -> Embeddings:
     Raises:  DataError: missing, damaged, without keys, or holding other than finite numbers.
     """
     try:
+        checked = read_header(Path(path))
+        header = checked.metadata
         with safe_open(os.fspath(path), framework="np") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in checked.tensors}
         keys, meta = parse_json(header["keys"]), parse_json(header["meta"])
         if not isinstance(keys, list) or not isinstance(meta, dict) or len(set(map(str, keys))) != len(keys):
             raise ValueError("its keys are no list of different names")

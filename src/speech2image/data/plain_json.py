@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from speech2image.safe.records import read_json
+
 __all__ = ["parse_json", "read_json_file"]
 
 MAX_FILE_BYTES = 1_000_000
@@ -19,16 +21,13 @@ MAX_FILE_BYTES = 1_000_000
 def parse_json(text: str | bytes) -> Any:
     """Parse one JSON text.
 
-    Raises:  ValueError: it is no JSON, is nested too deeply, or holds NaN, infinity or half a surrogate
-        pair, which no file could be written with again.
+    Raises:  ValueError: it is no JSON, is nested too deeply, or holds half a surrogate pair, which no file
+        could be written with again.
     """
-    try:
-        text = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(text, parse_constant=_refuse)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    value = read_json(text)
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
@@ -45,7 +44,3 @@ def read_json_file(path: Path) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise ValueError(f"{path.name} holds no JSON object")
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"it holds {name}")

@@ -12,12 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from speech2image.errors import CheckpointError, nearest_names
 from speech2image.hub.convert import li_encoder, sen, speechclip, stackgan_v2
 from speech2image.hub.convert.converted import Converted
-from speech2image.hub.weights import fill_module
+from speech2image.hub.weights import compare_state, fill_module
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ def build_converted(converted: Converted, origin: Path) -> nn.Module:
     Raises:  CheckpointError: names or shapes that the inferred network does not have.
     """
     module_name, class_name = converted.target.rsplit(".", 1)
-    network: nn.Module = getattr(import_module(module_name), class_name)(**converted.arguments)
+    make = getattr(import_module(module_name), class_name)
+    with torch.device("meta"):  # sizes inferred from a few tensors may ask for many others
+        compare_state(make(**converted.arguments), converted.state, str(origin))
+    network: nn.Module = make(**converted.arguments)
     fill_module(network, converted.state, str(origin))
     return network.eval()
 

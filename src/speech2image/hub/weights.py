@@ -1,7 +1,6 @@
 """Weight files: our own safetensors with a hash in the header, and foreign checkpoints read safely.
 
-Nothing here runs code from a file: foreign pickles are read with `weights_only=True` and their
-archives are checked byte by byte first.  Every way in which a file does not fit a model is listed
+Nothing here runs code from a file, and sizes are checked before memory is taken (`safe/`).  Every way in which a file does not fit a model is listed
 in one message.  What foreign tensors mean is the business of `convert/`.
 """
 
@@ -10,14 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -25,9 +21,18 @@ from torch import Tensor, nn
 
 from speech2image.errors import CheckpointError
 from speech2image.hub.systems import recognise
+from speech2image.safe.pickles import Asked
+from speech2image.safe.records import read_json
+from speech2image.safe.tensors import read_header
+from speech2image.safe.torch_files import read_torch_file
 
 _COUNTER = "num_batches_tracked"
 _LISTED = 8
+_TYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
+    "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32,
+    "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
+}  # fmt: skip
 _NESTS = ("state_dict", "model", "netG", "ema")
 
 
@@ -74,13 +79,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:  CheckpointError: missing, empty, cut, changed, or not written by speech2image.
     """
-    must_exist(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as problem:
-        raise damaged_checkpoint(path, str(problem)) from problem
+    tensors, header = read_safetensors(path)
     if "speech2image" not in header or "sha256" not in header:
         raise CheckpointError(
             f"{path} is a safetensors file, but not one that speech2image wrote",
@@ -88,7 +87,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if _sealed(tensors, header["speech2image"]) != header["sha256"]:
         raise damaged_checkpoint(path, "its content does not match the hash in its header")
-    meta: dict[str, Any] = json.loads(header["speech2image"])
+    try:
+        meta = read_json(header["speech2image"])
+    except ValueError as problem:
+        raise damaged_checkpoint(path, f"its metadata cannot be read ({problem})") from problem
+    if not isinstance(meta, dict):
+        raise damaged_checkpoint(path, "its metadata are no JSON object")
     return tensors, meta
 
 
@@ -102,6 +106,29 @@ def load_weights(path: Path, into: nn.Module) -> dict[str, Any]:
     return meta
 
 
+def check_header(path: Path, planned: nn.Module) -> None:
+    """Compare the header of a file of weights with a module before anything is read.
+
+    Args:
+        path: safetensors; tensors of other parts may lie beside.
+        planned: made of parts; on the meta device it takes no memory.
+
+    Raises:  CheckpointError: damaged, or names, shapes or types differ; all are counted.
+    """
+    must_exist(path)
+    try:
+        header = read_header(path)
+    except (OSError, ValueError) as problem:
+        raise damaged_checkpoint(path, str(problem)) from problem
+    parts = {name.split(".")[0] for name in planned.state_dict()}
+    described = {
+        name: (entry.shape, _TYPES[entry.dtype])
+        for name, entry in header.tensors.items()
+        if name.split(".")[0] in parts
+    }
+    _compare(planned, described, str(path))
+
+
 def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Copy a state into a module after comparing every name, shape and type.
 
@@ -112,19 +139,36 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
 
     Raises:  CheckpointError: any difference; all are counted, the first of each kind are named.
     """
-    wanted = module.state_dict()
-    absent = [name for name in wanted if name not in state and not name.endswith(_COUNTER)]
-    extra = [name for name in state if name not in wanted]
-    shared = [name for name in wanted if name in state]
+    compare_state(module, state, origin)
+    counters = {
+        name: torch.zeros_like(value)
+        for name, value in module.state_dict().items()
+        if name.endswith(_COUNTER) and name not in state
+    }
+    module.load_state_dict({**state, **counters}, strict=True)
+
+
+def compare_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Compare names, shapes and types of a state with a module; arguments and errors of `fill_module`."""
+    _compare(module, {name: (tuple(value.shape), value.dtype) for name, value in state.items()}, origin)
+
+
+def _compare(
+    module: nn.Module, found: Mapping[str, tuple[tuple[int, ...], torch.dtype]], origin: str
+) -> None:
+    wanted = {name: (tuple(value.shape), value.dtype) for name, value in module.state_dict().items()}
+    absent = [name for name in wanted if name not in found and not name.endswith(_COUNTER)]
+    extra = [name for name in found if name not in wanted]
+    shared = [name for name in wanted if name in found]
     shapes = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}"
+        f"{name} {found[name][0]}, expected {wanted[name][0]}"
         for name in shared
-        if state[name].shape != wanted[name].shape
+        if found[name][0] != wanted[name][0]
     ]
     types = [
-        f"{name} {state[name].dtype}, expected {wanted[name].dtype}"
+        f"{name} {found[name][1]}, expected {wanted[name][1]}"
         for name in shared
-        if state[name].dtype != wanted[name].dtype
+        if found[name][1] != wanted[name][1]
     ]
     parts = [
         f"{len(names)} {what}: {'; '.join(names[:_LISTED])}{'; ...' if len(names) > _LISTED else ''}"
@@ -137,21 +181,15 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
         if names
     ]
     if parts:
-        looks = recognise(state)
-        found = f" It looks like {looks}." if looks and (absent or extra) else ""
+        looks = recognise(found)
+        guess = f" It looks like {looks}." if looks and (absent or extra) else ""
         raise CheckpointError(
-            f"{origin} does not fit {type(module).__name__}.{found} Tensors " + "\n  ".join(parts),
+            f"{origin} does not fit {type(module).__name__}.{guess} Tensors " + "\n  ".join(parts),
             "Choose the system that the file belongs to, or the run that it came from.",
         )
-    counters = {
-        name: torch.zeros_like(value)
-        for name, value in wanted.items()
-        if name.endswith(_COUNTER) and name not in state
-    }
-    module.load_state_dict({**state, **counters}, strict=True)
 
 
-def read_foreign(path: Path) -> dict[str, Tensor]:
+def read_foreign(path: Path, stand_ins: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the tensors of a PyTorch checkpoint without running anything in it.
 
     A state nested under `state_dict` (or `model`, `netG`, `ema`) is taken out, and a `module.` in
@@ -159,20 +197,16 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: `.pth`, `.pt` or `.ckpt`, old or new format, or `.safetensors`.
+        stand_ins: see `unpickle_weights`.
 
     Raises:  CheckpointError: missing, empty, cut, changed (checksum), a pickle that asks to run
         code, without tensors, or with values that are not finite.
     """
     must_exist(path)
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as problem:
-            raise damaged_checkpoint(path, str(problem)) from problem
+        content: Any = read_safetensors(path)[0]
     else:
-        check_archive(path)
-        content = unpickle_weights(path)
+        content = unpickle_weights(path, stand_ins)
     state = _tensors_of(content, path)
     # The schedule of VQ-Diffusion is stored as logarithms, that of 0 among them.
     bad = [
@@ -222,49 +256,39 @@ def damaged_checkpoint(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} ({size:,} bytes) is damaged: {reason}", "Copy or download it again.")
 
 
-def check_archive(path: Path) -> None:
-    """Compare every checksum of a zip checkpoint; torch itself does not."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start != b"PK\x03\x04":
-        return
+def unpickle_weights(path: Path, stand_ins: Collection[str] = ()) -> Any:
+    """Return the content of a PyTorch file; only tensors, plain containers and numpy scalars are admitted.
+
+    Args:
+        path: the file.
+        stand_ins: full names of classes whose objects are of no interest: an empty object takes their place.
+
+    Raises:  CheckpointError: damaged, beyond a limit, or asking to run or build anything else.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as problem:
-        raise damaged_checkpoint(path, f"its archive cannot be read ({problem})") from problem
-    if broken is not None:
-        raise damaged_checkpoint(path, f"the checksum of its part {broken} is wrong")
+        return read_torch_file(path, stand_ins)
+    except Asked as problem:
+        raise CheckpointError(
+            f"{path} was not opened: it is not a plain file of weights, it asks to run or build {problem.name}."
+            " Files of weights hold tensors and plain values only",
+            "Use a file from a source you trust that was saved as a state dict.",
+        ) from problem
+    except (OSError, ValueError) as problem:
+        raise damaged_checkpoint(path, str(problem)) from problem
 
 
-def unpickle_weights(path: Path) -> Any:
-    """Return the content of a PyTorch file; only tensors, plain containers and numpy scalars are admitted."""
-    scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
-    rebuild = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [np.dtype, *scalar_types, rebuild, (rebuild, "numpy.core.multiarray.scalar")]
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file, its header checked whole before.
+
+    Raises:  CheckpointError: missing, damaged, or beyond a limit.
+    """
+    must_exist(path)
     try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        reason = str(problem)
-        if "Unsupported global" in reason or "Unsupported class" in reason or "Weights only" in reason:
-            asked = _first_match(reason)
-            raise CheckpointError(
-                f"{path} was not opened: {asked}. Files of weights hold tensors and plain values only",
-                "Use a file from a source you trust that was saved as a state dict.",
-            ) from problem
-        raise damaged_checkpoint(path, reason.splitlines()[0]) from problem
-    except Exception as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise damaged_checkpoint(path, f"not a readable PyTorch file ({reason[:200]})") from problem
-
-
-def _first_match(reason: str) -> str:
-    import re
-
-    found = re.search(r"GLOBAL ([\w.]+)", reason) or re.search(r"(?:global|class) ([\w.]+)", reason)
-    name = found.group(1) if found else "an object that is not data"
-    return f"it is not a plain file of weights, it asks to run or build {name}"
+        header = read_header(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in header.tensors}, header.metadata
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise damaged_checkpoint(path, str(problem)) from problem
 
 
 def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from speech2image.errors import DataError
 from speech2image.metrics.imageset import ImageSet
 from speech2image.metrics.networks import FeatureNetwork
 from speech2image.metrics.statistics import Moments
+from speech2image.safe.tensors import read_header
 
 _MANY_IMAGES = 2000
 _BATCH = 32
@@ -168,9 +169,10 @@ def _load(path: Path, key: str, count: int, keep: bool) -> Features | None:
     if not path.is_file():
         return None
     try:
+        header = read_header(path)
+        said = header.metadata
         with safe_open(path, framework="pt") as stored:
-            said = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            tensors = {name: stored.get_tensor(name) for name in header.tensors}
         if said.get("key") != key:
             raise ValueError("it was made for other images or weights")
         if said.get("digest") != _digest(tensors):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
@@ -23,11 +22,15 @@ from torch_fidelity.utils import create_feature_extractor
 from speech2image.errors import CheckpointError, ProtocolError, nearest_names
 from speech2image.metrics.inception import Inception, fid_body, slim_state, torchvision_body
 from speech2image.metrics.probe import Probe, scale
+from speech2image.safe.arrays import read_npz
+from speech2image.safe.tensors import header_of
+from speech2image.safe.torch_files import read_torch_file
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 TORCHVISION_FILE = "inception_v3_google-0cc3c7bd.pth"
+_MAX_BYTES = 4 * 1024**3
 BIRDS_FILE = "inception_birds_valid299.npz"
 
 
@@ -230,9 +233,9 @@ def registry_network(
     def make() -> nn.Module:
         file: Any = io.BytesIO(content)
         if not is_clip:  # TorchScript of OpenAI's own hash is loaded as it is; the rest only as tensors
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = _named(read_torch_file(content))
             file = io.BytesIO()
-            torch.save(dict(state), file)
+            torch.save(state, file)
             file.seek(0)
         made: nn.Module = create_feature_extractor(
             name, [layer, layer], cuda=False, verbose=False, feature_extractor_weights_path=file
@@ -276,13 +279,19 @@ def _inception(
 def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     """Return named tensors of a `.pth` or `.safetensors` file, or of an `.npz` of TF-slim variables."""
     if path.suffix == ".npz":
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            return slim_state({key: stored[key] for key in stored.files})
+        return slim_state(read_npz(content))
     if path.suffix == ".safetensors":
         from safetensors.torch import load
 
+        header_of(content)
         return load(content)
-    return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    return _named(read_torch_file(content))
+
+
+def _named(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError("it holds no tensors by name")
+    return {str(name): value for name, value in content.items()}
 
 
 def _read(name: str, path: Path, known: WeightFile) -> tuple[bytes, str]:
@@ -290,6 +299,8 @@ def _read(name: str, path: Path, known: WeightFile) -> tuple[bytes, str]:
         raise CheckpointError(
             f"the weights of the feature network {name} are missing: no file {path}", _remedy(path, known)
         )
+    if path.stat().st_size > _MAX_BYTES:
+        raise CheckpointError(f"{path} is larger than {_MAX_BYTES:,} bytes", _remedy(path, known))
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if known.sha256 is not None and not digest.startswith(known.sha256):

@@ -26,6 +26,8 @@ from tqdm import tqdm
 from speech2image.errors import CheckpointError, DataError, ProtocolError
 from speech2image.metrics.bootstrap import interval
 from speech2image.metrics.protocol import Metric, Protocol, measured
+from speech2image.safe.records import read_json
+from speech2image.safe.tensors import read_header
 from speech2image.vision.convnet import ConvNet
 
 Images = npt.NDArray[np.uint8] | Tensor
@@ -158,18 +160,23 @@ class Probe(nn.Module):
         if not path.is_file():
             raise CheckpointError(f"there is no probe at {path}", "Run evaluate without naming a probe.")
         try:
+            checked = read_header(path)
+            header = checked.metadata
+            meta = read_json(header["probe"])
+            accuracy = dict(meta.pop("real_accuracy"))
+            with torch.device("meta"):
+                sizes = {name: tuple(value.shape) for name, value in cls(**meta).state_dict().items()}
+            if sizes != {name: entry.shape for name, entry in checked.tensors.items()}:
+                raise ValueError("its tensors are not those of the network it names")
             with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            meta = json.loads(header["probe"])
-            accuracy = meta.pop("real_accuracy")
+                state = {name: file.get_tensor(name) for name in checked.tensors}
             probe = cls(**meta)
             probe.load_state_dict(state)
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as problem:
+        except (SafetensorError, AttributeError, KeyError, ValueError, TypeError, RuntimeError) as problem:
             raise CheckpointError(f"{path} is damaged or not a probe: {problem}", remedy) from problem
         if _digest(state) != header.get("sha256"):
             raise CheckpointError(f"{path} is damaged: its weights do not match their hash", remedy)
-        probe.real_accuracy = dict(accuracy)
+        probe.real_accuracy = accuracy
         return probe.eval()
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speech2image.errors import CheckpointError, ConfigError
+from speech2image.safe.arrays import read_npy
 from speech2image.speech.small_tower import SmallTower
 from speech2image.speech.speechclip import AudioEncoder, condition_of, make_tower, with_tokens
 from speech2image.speech.towers import tower_spec
@@ -275,7 +276,7 @@ def read_vocabulary(path: Path | str) -> np.ndarray:
     Raises: CheckpointError: missing, damaged, or of another form.
     """
     try:
-        table = np.load(path, allow_pickle=False)
+        table = read_npy(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"vocabulary {path} cannot be read: {error}", "Check the path.") from error
     if table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind != "i":

@@ -258,19 +258,11 @@ class Tacotron2Speaker:
 def _load_local(model: Any, path: Path) -> Any:
     import pickle
 
-    import torch
+    from speech2image.safe.torch_files import read_torch_file
 
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ) as error:
+        model.load_state_dict(read_torch_file(path))
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: not the weights of {type(model).__name__}: {str(error).splitlines()[0]}",
             f"Download it again from {_TORCHAUDIO_URL}/{path.name}",

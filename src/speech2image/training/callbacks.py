@@ -41,6 +41,7 @@ class JournalWriter(pl.Callback):
         self.every, self.max_steps, self.progress = every, max_steps, progress
         self._bar: tqdm[Any] | None = None
         self._mark = (0.0, 0)
+        self.last_validation: tuple[int, dict[str, float]] = (-1, {})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Open the bar at the step the run continues from."""
@@ -76,6 +77,7 @@ class JournalWriter(pl.Callback):
         self, step: int, values: dict[str, float], clock: dict[str, float] | None = None
     ) -> None:
         """Write metrics of kind `val` to journal, wandb and bar; what the clock says goes to its own file."""
+        self.last_validation = (step, values)
         self.journal.write(step, "val", **values)
         self.journal.write_clock(step, **(clock or {}))
         self.wandb.log(step, {**values, **(clock or {})})
@@ -259,6 +261,8 @@ class SampleGrid(pl.Callback):
     @torch.no_grad()
     def _draw(self, module: TrainingModule) -> None:
         images = to_uint8(self.paint(module, self.told.to(module.device)).float().cpu())
+        if not ranks.is_first():  # it took part in painting, where weights lie in shards
+            return
         columns = min(8, len(images))
         rows: list[np.ndarray] = []
         for start in range(0, len(images), columns):  # a row of real images above its painted ones

@@ -112,7 +112,7 @@ class TrainingModule(pl.LightningModule):
         """Return the running sums, averaged over the ranks; every rank asks at the same step."""
         if world_size() == 1 or not self._sums:
             return self._sums
-        names = sorted(self._sums)
+        names = list(self._sums)
         means = averaged(torch.stack([self._sums[name].to(self.device) for name in names]))
         return dict(zip(names, means.unbind(), strict=True))
 
@@ -231,6 +231,10 @@ class TrainingModule(pl.LightningModule):
     def restore_records(self, pending: dict[str, Any]) -> None:
         """Take over what `pending_records` returned."""
         self._sums, self._counts = dict(pending["sums"]), dict(pending["counts"])
+
+    def sharded_networks(self) -> list[nn.Module]:
+        """Return what `trainer.strategy=fsdp` cuts into shards; `ranks.start` refuses it where there is nothing."""
+        return []
 
     def inference_module(self) -> nn.Module:
         """Return the network that `embed` or `generate` use: the module itself unless overridden."""

@@ -24,6 +24,7 @@ from speech2image.errors import DataError
 from speech2image.metrics.imageset import ImageSet
 from speech2image.metrics.probe import Probe, rotation_task, train_probe
 from speech2image.metrics.protocol import PROTOCOLS
+from speech2image.safe.tensors import read_header
 
 PROBE_PX = 64
 """Side of the images a probe looks at; larger ones are resized: it trains in seconds then."""
@@ -122,9 +123,9 @@ def real_features(corpus: Corpus, split: str, image_px: int, probe: Probe) -> np
 
 def _read_features(path: Path, keys: str) -> npt.NDArray[np.float32] | None:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("images") == keys:
+        if read_header(path).metadata.get("images") == keys:
+            with safetensors.safe_open(path, framework="numpy") as file:
                 return np.asarray(file.get_tensor("features"))
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         pass
     return None

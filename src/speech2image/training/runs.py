@@ -7,11 +7,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,13 +22,19 @@ from speech2image.codecs.codec import Codec
 from speech2image.codecs.discriminator import PatchDiscriminator
 from speech2image.codecs.vqgan import VqGan
 from speech2image.config.build import build
+from speech2image.config.validate import check_groups
 from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.transformer import DiffusionTransformer
 from speech2image.errors import CheckpointError, ConfigError, DataError, nearest_names
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator
-from speech2image.hub.weights import fill_module, read_weights
+from speech2image.hub.weights import check_header, fill_module, read_weights
+from speech2image.safe.records import read_json, read_yaml
 from speech2image.speech.discriminant import Discriminant
+from speech2image.training.run_records import MAX_INFO_BYTES, record_problems
+
+#: Groups of a run's configuration that are read again when it is used.
+_BUILT = ("data", "audio", "encoder", "vision", "generator", "codec", "loss", "sampler")
 
 
 @dataclass
@@ -138,7 +144,7 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
     run = read_run(folder)
     if stage is not None and run.stage not in stages:
         raise DataError(f"run={path} is a run of stage {run.stage!r}, expected {what}", f"Known: {listing}")
-    return run
+    return run if stage is None else check_run(run)
 
 
 def _by_name(name: str, known: list[Run], runs: Path) -> Path | None:
@@ -160,16 +166,47 @@ def read_run(folder: Path) -> Run:
     Raises:
         DataError: `run.json` or `config.yaml` is missing or damaged.
     """
-    import yaml
-
     try:
-        info = json.loads((folder / "run.json").read_text())
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        if not isinstance(info, dict) or not isinstance(config, dict) or "stage" not in info:
-            raise ValueError("not the records of a run")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        info = read_json((folder / "run.json").read_bytes(), MAX_INFO_BYTES)
+        config = read_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+        problems = record_problems(info, config)
+        if problems:
+            raise ValueError("; ".join(problems))
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder} is no readable run folder: {error}") from None
     return Run(folder, info, config)
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a run whose folders lead somewhere else: what is written into them would be written there.
+
+    Raises:  DataError: names the link.
+    """
+    written = [folder / name for name in ("generated", "embeddings", "published")]
+    for path in (*written, *(folder / "generated").glob("*"), folder / "weights.safetensors"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{path} is a link that leads out of the run, to {path.resolve()}",
+                "Put the files themselves there, or delete the link.",
+            )
+
+
+def check_run(run: Run) -> Run:
+    """Return `run` after its configuration was checked as one that is typed: targets, types, ranges.
+
+    Runs come from others too; what they name is built, and what they say is how large it becomes.
+
+    Raises:  DataError: all problems in one message.
+    """
+    check_links(run.path)
+    problems = check_groups(run.config, _BUILT)
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems[:20])
+        raise DataError(
+            f"{run.path / 'config.yaml'} is not what this version trains with:\n{listed}",
+            "Take the run as it was made; a run of another version needs that version.",
+        )
+    return run
 
 
 def all_runs(runs: Path) -> list[Run]:
@@ -197,13 +234,15 @@ def _weights_of(run: Run) -> Path:
 
 def load_encoder(run: Run) -> tuple[nn.Module, nn.Module | None]:
     """Return the speech encoder of a run and its image branch (None: it has none), in eval mode."""
-    encoder = build_encoder(run.config["encoder"])
-    parts = nn.ModuleDict({"encoder": encoder})
-    branch = build_image_branch(run.config["vision"]) if run.info.get("has_image_branch") else None
-    if branch is not None:
-        parts["image_branch"] = branch
-    _fill(run, parts)
-    return encoder, branch
+
+    def make() -> nn.ModuleDict:
+        parts = nn.ModuleDict({"encoder": build_encoder(run.config["encoder"])})
+        if run.info.get("has_image_branch"):
+            parts["image_branch"] = build_image_branch(run.config["vision"])
+        return parts
+
+    parts = _filled(run, make)
+    return parts["encoder"], dict(parts.items()).get("image_branch")
 
 
 def build_encoder(config: dict[str, Any]) -> nn.Module:
@@ -231,18 +270,20 @@ def build_discriminators(config: dict[str, Any]) -> list[StackDiscriminator]:
 
 def load_generator(run: Run) -> StackGenerator:
     """Return the generator of a run (moving average), in eval mode."""
-    generator = build_generator(run.config["generator"], int(run.info["sentence_dim"]))
-    _fill(run, nn.ModuleDict({"generator": generator}))
-    return generator
+    sentence_dim = _told(run, "sentence_dim")
+    parts = _filled(
+        run, lambda: nn.ModuleDict({"generator": build_generator(run.config["generator"], sentence_dim)})
+    )
+    return cast(StackGenerator, parts["generator"])
 
 
 def load_discriminant(run: Run) -> Discriminant | None:
     """Return the projection of sentences that the generator of a run was told; None: it was told all."""
     if run.info.get("embedding_dim") is None:
         return None
-    discriminant = Discriminant(int(run.info["embedding_dim"]), int(run.info["sentence_dim"]))
-    _fill(run, nn.ModuleDict({"discriminant": discriminant}))
-    return discriminant
+    sizes = _told(run, "embedding_dim"), _told(run, "sentence_dim")
+    parts = _filled(run, lambda: nn.ModuleDict({"discriminant": Discriminant(*sizes)}))
+    return cast(Discriminant, parts["discriminant"])
 
 
 # ---- codecs and diffusion ---------------------------------------------------------------------
@@ -259,10 +300,14 @@ def build_patch_discriminator(config: dict[str, Any]) -> PatchDiscriminator:
 
 def load_codec(run: Run) -> Codec:
     """Return the codec of a run, frozen, with its reduced code book where it has one."""
-    parts = nn.ModuleDict({"network": build_codec(run.config["codec"])})
-    if run.info.get("num_reduced"):
-        parts["code_map"] = CodeMap(run.config["codec"]["num_codes"], int(run.info["num_reduced"]))
-    _fill(run, parts)
+
+    def make() -> nn.ModuleDict:
+        parts = nn.ModuleDict({"network": build_codec(run.config["codec"])})
+        if run.info.get("num_reduced"):
+            parts["code_map"] = CodeMap(run.config["codec"]["num_codes"], _told(run, "num_reduced"))
+        return parts
+
+    parts = _filled(run, make)
     code_map = parts["code_map"] if run.info.get("num_reduced") else None
     return Codec(parts["network"], code_map)  # type: ignore[arg-type]
 
@@ -311,17 +356,38 @@ def build_schedule(config: dict[str, Any], num_tokens: int) -> MaskReplaceSchedu
 def load_transformer(run: Run) -> DiffusionTransformer:
     """Return the transformer of a diffusion run (moving average), in eval mode."""
     info = run.info
-    network = build_transformer(
-        run.config["generator"], int(info["num_tokens"]), info["grid"], info.get("sentence_dim"),
-        info.get("words_dim"), info.get("num_classes"),
-    )  # fmt: skip
-    _fill(run, nn.ModuleDict({"generator": network}))
-    return network
+    num_tokens = _told(run, "num_tokens")
+
+    def make() -> nn.ModuleDict:
+        network = build_transformer(
+            run.config["generator"], num_tokens, info["grid"], info.get("sentence_dim"), info.get("words_dim"),
+            info.get("num_classes"),
+        )  # fmt: skip
+        return nn.ModuleDict({"generator": network})
+
+    return cast(DiffusionTransformer, _filled(run, make)["generator"])
 
 
-def _fill(run: Run, parts: nn.ModuleDict) -> None:
-    """Fill named parts from the run's weights, which may hold others beside; freeze them."""
+def _told(run: Run, key: str) -> int:
+    """Return a size that `run.json` says."""
+    if not run.info.get(key):
+        raise DataError(f"{run.path / 'run.json'} does not say {key}", "Take the run as it was made.")
+    return int(run.info[key])
+
+
+def _filled(run: Run, make: Callable[[], nn.ModuleDict]) -> nn.ModuleDict:
+    """Return named parts with the run's weights, which may hold others beside; frozen.
+
+    The parts are made without memory first and compared with the names, shapes and types in the file's
+    header: a configuration that asks for another network, or a huge one, costs nothing.
+    """
+    check_run(run)
+    with torch.device("meta"):
+        planned = make()
+    check_header(_weights_of(run), planned)
+    parts = make()
     tensors, _ = read_weights(_weights_of(run))
     wanted = {key: value for key, value in tensors.items() if key.split(".")[0] in parts}
     fill_module(parts, wanted, str(run.weights))
     parts.eval().requires_grad_(False)
+    return parts

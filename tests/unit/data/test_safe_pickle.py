@@ -125,6 +125,42 @@ def test_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
         read_pickle(_write(tmp_path / "a.pickle", value, 2))
 
 
+def test_shared_lists_that_would_unfold_are_refused(tmp_path: Path) -> None:
+    value: list[Any] = [0, 0]
+    for _ in range(60):
+        value = [value, value]
+    path = _write(tmp_path / "a.pickle", value, 2)
+    assert path.stat().st_size < 1000
+    with pytest.raises(DataError, match="several places"):
+        read_pickle(path)
+
+
+def test_five_bytes_that_make_the_c_unpickler_take_34_gigabytes_take_none(tmp_path: Path) -> None:
+    import contextlib
+    import tracemalloc
+
+    for content in (
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # memo slot 2^31 - 1
+        b"\x80\x05\x96\xff\xff\xff\xff\x1f\x00\x00\x00abc.",  # bytearray of 137 GB
+        b"\x80\x02cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85R.",  # an array by its constructor
+    ):
+        (tmp_path / "a.pickle").write_bytes(content)
+        tracemalloc.start()
+        with contextlib.suppress(DataError):
+            read_pickle(tmp_path / "a.pickle")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1e6
+
+
+def test_array_that_says_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    content = pickle.dumps(np.zeros(4, np.float32), protocol=2)
+    assert b"K\x04\x85" in content
+    (tmp_path / "a.pickle").write_bytes(content.replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85", 1))
+    with pytest.raises(DataError, match="holds 16 bytes"):
+        read_pickle(tmp_path / "a.pickle")
+
+
 def test_missing_pickle_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.pickle"):
         read_pickle(tmp_path / "gone.pickle")

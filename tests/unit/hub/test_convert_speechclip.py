@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speech2image.config.schema_encoder import SpeechClipConfig
 from speech2image.data.embeddings import read_embeddings
 from speech2image.errors import CheckpointError
 from speech2image.hub.convert import speechclip
@@ -226,8 +227,14 @@ def test_other_objects_in_a_checkpoint_are_not_built(tmp_path: Path, monkeypatch
 
 
 def test_imported_run_embeds_and_says_what_evaluation_needs(
-    command: Callable[..., tuple[int, str, str]], tmp_path: Path, tiny_cub: Path
+    command: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    tiny_cub: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    tower = SpeechClipConfig.__dataclass_fields__["tower"]  # a published tower would take a gigabyte here
+    choices = (*tower.metadata["choices"], "hubert_tiny")
+    monkeypatch.setattr(tower, "metadata", {**tower.metadata, "choices": choices})
     source = shaken(SpeechClip("hubert_tiny", embed_dim=512, ff_dim=96, legacy_len=True))
     path = write_checkpoint(tmp_path / "epoch_1.ckpt", released_state(source, large=False))
     corpus = ("data=cub200", f"data.root={tiny_cub}", "data.max_captions=1", "data.speak=espeak")

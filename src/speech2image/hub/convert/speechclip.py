@@ -1,7 +1,7 @@
 """Released SpeechCLIP checkpoints: `epoch_<n>-step_<m>-….ckpt`, parallel and cascaded.
 
 A trainer's checkpoint: `state_dict` beside `hyper_parameters`, which holds an object of the project's
-own class; a plain stand-in is put in its place, no code of the file runs.  The speech tower comes along
+own class; an empty object is put in its place, no code of the file runs.  The speech tower comes along
 in fairseq's names and becomes torchaudio's; CLIP's image tower is left out (`vision/clip_tower.py`
 loads it from its own file), as are masks, pretraining heads and the second copy of CLIP.
 """
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from speech2image.errors import CheckpointError
@@ -51,10 +50,6 @@ _RENAMED = (
 )
 
 
-class _Settings:
-    """Stands in for the project's settings object; only holds what the file says."""
-
-
 def convert(path: Path) -> Converted:
     """Read a released SpeechCLIP encoder; the names inside decide between parallel and cascaded.
 
@@ -82,9 +77,7 @@ def convert_loss(path: Path) -> Converted:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    stand_ins: list[Any] = [(_Settings, _SETTINGS_CLASS)]
-    with torch.serialization.safe_globals(stand_ins):
-        return read_foreign(path)
+    return read_foreign(path, [_SETTINGS_CLASS])
 
 
 def _parallel(state: Mapping[str, Tensor], path: Path) -> Converted:

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from speech2image.diffusion.schedule import MaskReplaceSchedule
 from speech2image.diffusion.transformer import DEAD_KEYS
 from speech2image.errors import CheckpointError
 from speech2image.hub.convert.converted import Converted, require
-from speech2image.hub.weights import check_archive, damaged_checkpoint, must_exist, unpickle_weights
+from speech2image.hub.weights import must_exist, read_safetensors, unpickle_weights
 
 TARGET = "speech2image.diffusion.transformer.DiffusionTransformer"
 TEXT_TARGET = "speech2image.text.clip_text.ClipTextEncoder"
@@ -167,12 +165,8 @@ def _read_nested(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     must_exist(path)
     content: Any
     if path.suffix == ".safetensors":
-        try:
-            content = load_file(path)
-        except (SafetensorError, OSError, ValueError) as problem:
-            raise damaged_checkpoint(path, str(problem)) from problem
+        content = read_safetensors(path)[0]
     else:
-        check_archive(path)
         content = unpickle_weights(path)
     if isinstance(content, Mapping) and ("model" in content or "ema" in content):
         return _tensors(content.get("model")), _tensors(content.get("ema"))

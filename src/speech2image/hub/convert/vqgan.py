@@ -18,7 +18,7 @@ from torch import Tensor
 from speech2image.codecs.code_map import CodeMap
 from speech2image.errors import CheckpointError
 from speech2image.hub.convert.converted import Converted, require, require_shapes
-from speech2image.hub.weights import read_foreign
+from speech2image.hub.weights import read_foreign, unpickle_weights
 
 CODEC = "speech2image.codecs.vqgan.VqGan"
 CODE_MAP = "speech2image.codecs.code_map.CodeMap"
@@ -99,21 +99,13 @@ def convert_perceptual(path: Path) -> Converted:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint; the callback class that Lightning 1.0 used as a key is admitted as a name only."""
-    named = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
-    with torch.serialization.safe_globals([(_CallbackName, named)]):
-        return read_foreign(path)
+    return read_foreign(path, ["pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"])
 
 
 def _read_table(path: Path) -> Tensor:
     if not path.is_file():
         raise CheckpointError(f"there is no code map at {path}", "Check the path: it must be a file.")
-    try:
-        table: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # torch raises many kinds for damaged and for hostile files
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise CheckpointError(
-            f"{path} is damaged or no table: {reason}", "Take the published one again."
-        ) from problem
+    table = unpickle_weights(path)
     if not isinstance(table, Tensor):
         raise CheckpointError(
             f"{path} holds a {type(table).__name__}, not a table of code numbers",
