@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
 import warnings
@@ -234,7 +235,7 @@ class Session:
                 say(damaged)
         self.save_first = False
         self.info = self._info(corpus)
-        step, kept = (self.state["train_step"], self.state["journal_bytes"]) if self.state else (0, 0)
+        kept, step = (self.state["journal_bytes"], int(self.state["train_step"])) if self.state else (0, 0)
         self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
         self.journal.write_clock(step, event="start")
         others = {} if ranks.is_first() else {"mode": "disabled"}
@@ -298,6 +299,7 @@ class Session:
         )  # fmt: skip
         # Lightning counts the batches of a session; validation is due at steps of the run.
         engine.fit_loop.epoch_loop.batch_progress.total.ready = data.steps.start
+        gc.collect()  # what building left, now, not in the middle of training
         forget_peak_memory()
         self._bring_together(module)
         try:
@@ -306,6 +308,9 @@ class Session:
                 with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
+        except BaseException:
+            self.wandb.close(exit_code=1)
+            raise
         finally:
             self.info["peak_memory_mb"] = peak_memory_mb()
             with contextlib.suppress(DataError):  # what was spent; at its end the run says the rest
