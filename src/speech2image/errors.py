@@ -59,6 +59,10 @@ class Preempted(Speech2ImageError):
     exit_code = 75
 
 
+class SweepError(Speech2ImageError):
+    """Jobs of a sweep did not finish; those that did are kept."""
+
+
 class ProtocolError(Speech2ImageError):
     """A metric was asked for in a way its protocol does not allow."""
 

@@ -1,12 +1,11 @@
 """Train tiny modules as one of several ranks and write what came out; started by `conftest.py` as its own process.
 
-usage: worker.py <scenario> <rank> <ranks> <folder>: ranks meet in a file of the folder, results go to
+usage: worker.py <scenario,scenario> <rank> <ranks> <folder>: ranks meet in a file of the folder, results go to
 `<folder>/<scenario>-<rank>-of-<ranks>.pt`.  A scenario is a function below; nothing here asserts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 import time
@@ -28,19 +27,23 @@ from speech2image.diffusion.transformer import DiffusionTransformer
 from speech2image.diffusion.variational import VariationalLoss
 from speech2image.gan.discriminators import StackDiscriminator
 from speech2image.gan.stackgan import StackGenerator
-from speech2image.losses.contrastive import MaskedContrastiveLoss
+from speech2image.losses.class_aware import class_aware_loss
+from speech2image.losses.contrastive import MaskedContrastiveLoss, contrastive_loss
+from speech2image.losses.distill import normalised_l1
+from speech2image.losses.matching import joint_embedding_loss, matching_loss
 from speech2image.speech.cnn_rnn import CnnRnn
 from speech2image.speech.conv_gru import ConvGru
 from speech2image.speech.speechclip import SpeechClip
 from speech2image.training import ranks
+from speech2image.training.checkpoint import load_newest, save_checkpoint
 from speech2image.training.codec_module import CodecModule
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.diffusion_module import DiffusionModule
 from speech2image.training.encoder_module import EncoderModule
 from speech2image.training.gan_module import GanModule
 from speech2image.training.module import TrainingModule
-from speech2image.training.sharded import shard
-from speech2image.training.synchronised import synchronise
+from speech2image.training.sharded import own_part, shard
+from speech2image.training.synchronised import average_gradients, gather_rows, synchronise
 from speech2image.types import ImagePyramid, SpeechBatch
 from speech2image.vision.branch import ConvBranch
 
@@ -236,19 +239,130 @@ def trainers(folder: Path) -> dict[str, Any]:
     return results
 
 
-SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {"trainers": trainers}
+def gradients(folder: Path) -> dict[str, Any]:
+    """Return gradients in float64: of a GAN's networks, and of losses that compare rows, through a batch norm."""
+    results: dict[str, Any] = {}
+    torch.manual_seed(3)
+    rows = slice(*ranks.share().rows(BATCH).indices(BATCH))
+    for form in ("gan", "gan_shared_pass"):
+        module: Any = MADE[form][0]().double()
+        synchronise(module, True, torch.device("cpu"))
+        batch = {key: _double(value) for key, value in Steps(gan_batch, ranks.share())[0].items()}
+        noise, eps = (torch.randn(BATCH, n, dtype=torch.float64)[rows] for n in (4, 5))
+        output = module.generator(batch["sentence"], noise, eps)
+        for level in (0, 1):
+            module.discriminator_backward(level, batch, output)
+        average_gradients(module.discriminators.parameters())
+        results[f"{form} discriminators"] = _gradients(module.discriminators)
+        module.generator_backward(batch, output)
+        average_gradients(module.generator.parameters())
+        results[f"{form} generator"] = _gradients(module.generator)
+        results[f"{form} statistics"] = {k: v for k, v in module.state_dict().items() if "running" in k}
+    items = torch.randn(BATCH, 5, 3, dtype=torch.float64)[rows]
+    ids = gather_rows(torch.arange(BATCH)[rows] // 2)
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "contrastive": lambda a, b: contrastive_loss(a.double(), b.double(), ids, margin=0.1),
+        "matching": lambda a, b: torch.stack(matching_loss(a, b, ids)).sum(),
+        "joint": lambda a, b: joint_embedding_loss(a, b, ids, direction="both"),
+        "l1": lambda a, b: normalised_l1(a, b) + normalised_l1(b, a),
+        "class_aware": lambda a, b: class_aware_loss(-a, ids) + class_aware_loss(b, ids),
+    }
+    for name, loss in losses.items():
+        torch.manual_seed(4)
+        layers = nn.Sequential(nn.BatchNorm1d(5), nn.Flatten(), nn.Linear(15, 8)).double()
+        synchronise(layers, True, torch.device("cpu"))
+        found = gather_rows(layers(items))
+        loss(found[:, :4], found[:, 4:]).backward()
+        average_gradients(layers.parameters())
+        results[name] = _gradients(layers)
+    return results
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, ImagePyramid):
+        return ImagePyramid(tuple(level.double() for level in value.levels))
+    return value.double() if value.is_floating_point() else value
+
+
+def _gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+HALVED = ("gan", "diffusion", "encoder_sen", "codec_ema")
+
+
+def first_half(folder: Path) -> dict[str, Any]:
+    """Train half of the steps and write a checkpoint."""
+    results: dict[str, Any] = {}
+    for name in HALVED:
+        module = made(name)
+        results[name] = fit(module, MADE[name][1], STEPS // 2).steps
+        _save(module, folder / f"{name}-half-of-{ranks.world_size()}")
+    return results
+
+
+def second_half(folder: Path) -> dict[str, Any]:
+    """Continue what the other number of ranks has begun."""
+    results: dict[str, Any] = {}
+    for name in HALVED:
+        module = _load(made(name), folder / f"{name}-half-of-{3 - ranks.world_size()}")
+        results[name] = fit(module, MADE[name][1]).steps
+        _save(module, folder / f"{name}-whole-of-{ranks.world_size()}")
+    return results
+
+
+def sharded(folder: Path) -> dict[str, Any]:
+    """Train a transformer in shards; continue in shards what one rank has begun, and leave a checkpoint."""
+    module = made("diffusion")
+    results: dict[str, Any] = {"whole": fit(module, code_batch, strategy="fsdp").steps}
+    assert isinstance(module, DiffusionModule)
+    part = sum(own_part(value).numel() for value in module.network.parameters())
+    results["share"] = part / sum(value.numel() for value in module.network.parameters())
+    _save(module, folder / "diffusion-sharded")
+    continued = _load(made("diffusion"), folder / "diffusion-half-of-1")
+    results["continued"] = fit(continued, code_batch, strategy="fsdp").steps
+    return results
+
+
+def _save(module: TrainingModule, folder: Path) -> None:
+    state = module.checkpoint_state()
+    if ranks.is_first():
+        save_checkpoint(folder, module.train_step, state)
+    ranks.wait_for_all()
+
+
+def _load(module: TrainingModule, folder: Path) -> TrainingModule:
+    state = load_newest(folder)[0]
+    assert state is not None
+    module.load_checkpoint_state(state)
+    return module
+
+
+SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "trainers": trainers,
+    "gradients": gradients,
+    "first_half": first_half,
+    "second_half": second_half,
+    "sharded": sharded,
+}
 
 
 def main() -> None:
     """Join the ranks, play the scenario, write what it returns."""
-    scenario, rank, of, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    scenarios, rank, of, folder = (
+        sys.argv[1].split(","),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     torch.set_num_threads(1)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     if of > 1:
-        store = dist.FileStore(str(folder / f"{scenario}-{of}.store"), of)
+        store = dist.FileStore(str(folder / f"{scenarios[0]}-{of}.store"), of)
         ranks.start(CONFIG, ranks.Place(rank, of, rank), store)
-    results = SCENARIOS[scenario](folder)
-    torch.save(results, folder / f"{scenario}-{rank}-of-{of}.pt")
+    for scenario in scenarios:
+        results = SCENARIOS[scenario](folder)
+        torch.save(results, folder / f"{scenario}-{rank}-of-{of}.pt")
     ranks.wait_for_all()
     ranks.leave()
 

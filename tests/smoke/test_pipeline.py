@@ -182,7 +182,7 @@ def test_a_killed_run_continues_and_ends_the_same(
         *SMALL_GAN,
         *place,
     ]
-    original = callbacks.CheckpointWriter.on_train_batch_end
+    original = callbacks.CheckpointWriter.on_train_batch_start
 
     class Killed(BaseException):
         pass
@@ -192,12 +192,12 @@ def test_a_killed_run_continues_and_ends_the_same(
         if module.train_step == 3:  # type: ignore[attr-defined]
             raise Killed
 
-    callbacks.CheckpointWriter.on_train_batch_end = killed  # type: ignore[method-assign, assignment]
+    callbacks.CheckpointWriter.on_train_batch_start = killed  # type: ignore[method-assign, assignment]
     try:
         with pytest.raises(Killed):
             main([*words, "name=pipe_killed"])
     finally:
-        callbacks.CheckpointWriter.on_train_batch_end = original  # type: ignore[method-assign]
+        callbacks.CheckpointWriter.on_train_batch_start = original  # type: ignore[method-assign]
     assert main([*words, "name=pipe_killed"]) == 0
     run = next((workplace / "runs").glob("pipe_killed-*"))
     whole, resumed = (load_file(folder / "weights.safetensors") for folder in (made["pipe_gan"], run))

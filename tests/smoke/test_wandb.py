@@ -16,11 +16,14 @@ NOT_OURS = ("_step", "_timestamp", "_runtime", "kind", "step", "time")
 
 
 def journal_rows(run: Path) -> dict[int, dict[str, float]]:
-    """What the journal says of each step, training and validation together."""
+    """What journal and clock say of each step, training and validation together."""
     rows: dict[int, dict[str, float]] = {}
-    for text in (run / "journal.jsonl").read_text().splitlines():
+    texts = [
+        text for name in ("journal", "clock") for text in (run / f"{name}.jsonl").read_text().splitlines()
+    ]
+    for text in texts:
         line = json.loads(text)
-        if line["kind"] != "event":
+        if line.get("kind") != "event" and "event" not in line:
             scalars = {key: value for key, value in line.items() if key not in NOT_OURS}
             rows.setdefault(line["step"], {}).update(scalars)
     return rows

@@ -6,6 +6,7 @@ never import torch.  A `Speech2ImageError` is printed as one message and exits w
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,12 @@ from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "check or make a corpus, speak its captions, cache mel features and images"),
     "train": ("train", "train a speech encoder, a codec or a generator; -m sweeps"),
+    "plan": ("plan", "what an experiment costs on 1 to 256 GPUs, counted without running it"),
     "embed": ("embed", "run a trained encoder over a corpus"),
     "generate": ("generate", "paint images from speech, a folder of speech, or a text spoken first"),
     "evaluate": ("evaluate", "score a run or a folder of images under a named protocol"),
     "report": ("report", "lay runs side by side in one self-contained page"),
+    "collect": ("collect", "say how far the jobs of a sweep are, wait for them, make their report"),
     "import": ("import_released", "turn a released checkpoint into a run folder"),
 }
 
@@ -36,7 +39,14 @@ examples:
   speech2image evaluate run=runs/<id>
   speech2image report runs=all
   speech2image train -m experiment=sen_birds seed=0,1,2
+  speech2image train -m experiment=sen_birds seed=0,1,2 hydra/launcher=slurm hydra.launcher.detach=true
+  speech2image collect sweep=latest
 """
+
+
+#: What a disk answers that is full, read-only, locked or broken, wherever nobody closer has said it better.
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+_DISK_REMEDY = "Free space or choose another folder (paths.runs=DIR paths.cache=DIR out=DIR); the same command continues."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"speech2image: {where}{error.strerror}\n  {_DISK_REMEDY}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(words: list[str]) -> int:
@@ -74,28 +90,42 @@ def _dispatch(words: list[str]) -> int:
 
         print(verb_help(verb, VERBS[verb][1]))
         return 0
-    from speech2image.config.compose import is_sweep, run_hydra
+    from speech2image.config.compose import is_sweep
 
-    done: list[Any] = []
+    if not is_sweep(rest) and not any(word.startswith("hydra/launcher=") for word in rest):
+        perform(verb, rest)
+        return 0
+    from speech2image.app.collect import finish
+    from speech2image.app.launch import register
 
-    def task(config: dict[str, Any]) -> None:
+    launched = register()
+    perform(verb, rest)
+    for sweep, is_detached in launched():
+        if not is_detached:
+            finish(sweep)
+    return 0
+
+
+def perform(verb: str, words: Sequence[str]) -> Any:
+    """Compose and run one command; return what it made.  Jobs of sweeps come here too, wherever they run.
+
+    Raises: Speech2ImageError: a mistake, or a stop on a signal.
+    """
+    from speech2image.config.compose import run_hydra
+
+    made: list[Any] = []
+
+    def task(config: dict[str, Any]) -> Any:
         from speech2image.config.root import ROOT_FIELDS
         from speech2image.config.validate import check_config
 
         check_config(config, ROOT_FIELDS[verb])
         module = importlib.import_module(f"speech2image.app.{VERBS[verb][0]}")
-        made = module.run(config)
-        if made is not None:
-            done.append((made, config["paths"]))
+        made.append(module.run(config))
+        return made[-1]
 
-    try:
-        run_hydra(verb, rest, task)
-    finally:  # jobs that failed do not take the report of the others away
-        if verb == "train" and is_sweep(rest) and len(done) > 1:
-            from speech2image.app.train import after_sweep
-
-            after_sweep([folder for folder, _ in done], done[-1][1])
-    return 0
+    run_hydra(verb, words, task)
+    return made[-1] if made else None
 
 
 def _overview() -> str:

@@ -11,8 +11,13 @@ from typing import Any
 from speech2image.errors import DataError, nearest_names
 
 
-def run(config: dict[str, Any]) -> None:
-    """Write the page and its tables; print where."""
+def run(config: dict[str, Any], unfinished: Sequence[tuple[str, str]] = ()) -> None:
+    """Write the page and its tables; print where.
+
+    Args:
+        config: the configuration of `report`.
+        unfinished: jobs of a sweep that did not finish, each with the reason: named on the page.
+    """
     from speech2image.app.attention import attend
     from speech2image.report.page import write_report
 
@@ -22,7 +27,7 @@ def run(config: dict[str, Any]) -> None:
     folders = find_folders([str(name) for name in names], runs)
     out = Path(config["out"]) if config["out"] else runs / "reports" / _name(folders, names == ["all"])
     listener = attend if config["attention"] else None
-    page = write_report(folders, out, config["title"], config["num_utterances"], listener)
+    page = write_report(folders, out, config["title"], config["num_utterances"], listener, unfinished)
     if config["logger"]["wandb"]["mode"] != "disabled":
         from speech2image.app.publish import publish
 

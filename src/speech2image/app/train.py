@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -20,10 +19,17 @@ def run(config: dict[str, Any]) -> Path | None:
         print("\n".join(describe_models(config)))
         return None
     folder = train(config)
-    if config["evaluate"]:
+    is_whole = (folder / "weights.safetensors").is_file()  # not of a run that a search stopped
+    if config["evaluate"] and is_whole and _is_first():
         evaluate(folder, config)
     print(folder)
     return folder
+
+
+def _is_first() -> bool:
+    from speech2image.training import ranks
+
+    return ranks.is_first()
 
 
 def evaluate(folder: Path, config: dict[str, Any]) -> None:
@@ -36,24 +42,44 @@ def evaluate(folder: Path, config: dict[str, Any]) -> None:
         verb.run({**asked, "run": str(folder), "paths": config["paths"]})
 
 
-def after_sweep(folders: Sequence[Path], paths: dict[str, Any]) -> None:
-    """Lay the runs of a sweep side by side in one report; print where."""
+def after_sweep(
+    folders: Sequence[Path], name: str, paths: dict[str, Any], unfinished: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Lay the runs of a sweep side by side in one report; print where.
+
+    Args:
+        folders: its finished runs.
+        name: the sweep's id, which names the folder of the report.
+        paths: the group `paths`.
+        unfinished: the jobs that did not finish, each with the reason.
+    """
     from speech2image.app import report as verb
     from speech2image.config.compose import compose
 
-    names = sorted(folder.name for folder in folders)
-    digest = hashlib.sha256("+".join(names).encode()).hexdigest()[:8]
-    out = Path(paths["runs"]) / "reports" / f"sweep-{digest}"
+    out = Path(paths["runs"]) / "reports" / name
     asked = {"runs": [str(folder) for folder in folders], "out": str(out), "paths": paths}
-    verb.run({**compose("report", []), **asked})
+    verb.run({**compose("report", []), **asked}, unfinished)
 
 
 def train(config: dict[str, Any]) -> Path:
-    """Train one run to its end, continuing an unfinished one; return its folder."""
+    """Train one run to its end, with all ranks, continuing an unfinished one; return its folder.
+
+    Raises:  Preempted: a signal asked to stop; the state is saved.
+    """
+    from speech2image.training import ranks
+    from speech2image.training.costs import memory_given_back
+    from speech2image.training.preemption import Preemption
+
+    with Preemption(), ranks.together(config), memory_given_back():
+        return _train(config)
+
+
+def _train(config: dict[str, Any]) -> Path:
     import torch
 
-    from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit
+    from speech2image.training import codec_fit, diffusion_fit, fit, gan_fit, ranks
     from speech2image.training.conditions import resolve_condition
+    from speech2image.training.preemption import StopNow
 
     torch.set_float32_matmul_precision("high")
     config = copy.deepcopy(config)
@@ -66,8 +92,8 @@ def train(config: dict[str, Any]) -> Path:
         return folder
     if codec_run is not None and condition is not None:
         diffusion_fit.check_parts(config, condition, codec_run)
-    is_new = not folder.exists()
-    _write_config(folder, config)
+    is_new = not folder.exists() and ranks.is_first()
+    ranks.by_first(lambda: _write_config(folder, config))
     try:
         if config["stage"] == "encoder":
             return fit.fit_encoder(config, name, folder)
@@ -77,7 +103,7 @@ def train(config: dict[str, Any]) -> Path:
         if codec_run is not None:
             return diffusion_fit.fit_diffusion(config, name, folder, condition, codec_run)
         return gan_fit.fit_gan(config, name, folder, condition)
-    except Speech2ImageError:
+    except (Speech2ImageError, StopNow):
         if is_new and not (folder / "run.json").is_file():  # refused before the first step
             shutil.rmtree(folder, ignore_errors=True)
         raise

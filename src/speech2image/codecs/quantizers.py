@@ -7,6 +7,7 @@ with a straight-through gradient and a loss.  Reduced code books are in `code_ma
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -232,7 +233,8 @@ def nearest_codes(rows: Tensor, codebook: Tensor) -> Tensor:
     rows, codebook = rows.detach().float(), codebook.detach().float()
     squared = codebook.square().sum(dim=1)
     block = max(1, _BLOCK // len(codebook))
-    with torch.autocast(rows.device.type, enabled=False):
+    full = contextlib.nullcontext() if rows.is_meta else torch.autocast(rows.device.type, enabled=False)
+    with full:
         found = [
             torch.addmm(squared, part, codebook.t(), alpha=-2.0).argmin(dim=1)
             for part in torch.split(rows, block)

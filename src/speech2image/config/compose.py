@@ -38,7 +38,9 @@ def conf_dir() -> Path:
 
 def choices(group: str) -> list[str]:
     """Return the option names of a group, sorted."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    # Hydra brings `basic`, which `app/launch.py` replaces by ours.
+    built_in = ["basic"] if group == "hydra/launcher" else []
+    return sorted([*built_in, *(path.stem for path in (conf_dir() / group).glob("*.yaml"))])
 
 
 def prepare_overrides(arguments: Sequence[str]) -> list[str]:
@@ -68,7 +70,9 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
                 _unknown_choice(plain, name) for name in _names(value) if not _has(tree, plain, name)
             ]
             prepared.append(argument)
-        elif key != plain or plain.startswith("hydra"):
+        elif key != plain or (
+            plain.startswith("hydra") and not plain.startswith(("hydra.launcher.", "hydra.sweeper."))
+        ):
             prepared.append(argument)
         else:
             prepared.append(f"++{argument}")
@@ -78,8 +82,14 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Return whether `-m` is among the words of a command."""
-    return any(argument in ("-m", "--multirun") for argument in arguments)
+    """Return whether a command starts jobs: `-m`, or one job given to another launcher than `basic`."""
+    shows = any(argument in ("--cfg", "-c", "--info", "-i") for argument in arguments)
+    return not shows and any(
+        argument in ("-m", "--multirun")
+        or (argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic")
+        or argument.startswith("hydra/sweeper=")
+        for argument in arguments
+    )
 
 
 def _names(value: str) -> list[str]:
@@ -87,9 +97,9 @@ def _names(value: str) -> list[str]:
 
 
 def _has(tree: Path, group: str, name: str) -> bool:
-    if group.startswith("hydra/"):
+    if group.startswith("hydra/") and group != "hydra/launcher":  # launchers of others keep no records
         return True
-    return (tree / group / f"{name}.yaml").is_file()
+    return name in choices(group)
 
 
 def _unknown_choice(group: str, name: str) -> str:
@@ -106,12 +116,13 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     prepared = prepare_overrides(overrides)
     if GlobalHydra.instance().is_initialized():
-        return _to_plain(hydra.compose(verb, prepared))
+        return to_plain(hydra.compose(verb, prepared))
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return _to_plain(hydra.compose(verb, prepared))
+        return to_plain(hydra.compose(verb, prepared))
 
 
-def _to_plain(config: Any) -> dict[str, Any]:
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a composed configuration as plain containers, all interpolations resolved."""
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
@@ -119,10 +130,11 @@ def _to_plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any]], None]) -> None:
+def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any]], Any]) -> None:
     """Compose `<verb>.yaml` with the overrides and call `task` with plain, resolved containers.
 
-    `--cfg job`, `--info`, `-m` and the rest of Hydra's own flags work as everywhere.
+    `--cfg job`, `--info`, `-m` and the rest of Hydra's own flags work as everywhere.  Jobs of a sweep are called by
+    their launcher, which hears their errors.
 
     Raises:
         ConfigError: Hydra could not compose; the message is Hydra's first lines.
@@ -132,20 +144,23 @@ def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    prepared = prepare_overrides(arguments)
+    prepared, sweeps = prepare_overrides(arguments), is_sweep(arguments)
+    if sweeps and not {"-m", "--multirun"} & set(prepared):
+        prepared.append("--multirun")
     failures: list[Speech2ImageError] = []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's printer
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
-    def call(config: DictConfig) -> None:
+    def call(config: DictConfig) -> Any:
         try:
-            task(_to_plain(config))
+            return task(to_plain(config))
         except ValueError as error:  # a bug of ours, not of the composition: keep its traceback
             raise RuntimeError(str(error)) from error
-        except Speech2ImageError as error:  # kept: the other jobs of a sweep still run
-            failures.append(error)
-            if is_sweep(arguments):
-                print(f"speech2image: {error}", file=sys.stderr)
+        except Speech2ImageError as error:
+            if sweeps:
+                raise
+            failures.append(error)  # Hydra would print its own sentence before ours
+            return None
 
     saved = sys.argv
     sys.argv = [f"speech2image {verb}", *prepared]
@@ -156,7 +171,5 @@ def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any
         raise ConfigError("\n".join(lines[:4]), f"See: speech2image {verb} --help") from None
     finally:
         sys.argv = saved
-    if len(failures) == 1:
-        raise failures[0]
     if failures:
-        raise ConfigError(f"{len(failures)} jobs of the sweep failed", "Their messages stand above.")
+        raise failures[0]

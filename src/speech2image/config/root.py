@@ -10,6 +10,15 @@ _OPTIONAL_TEXT: tuple[type, ...] = (str, type(None))
 ROOT_FIELDS: dict[str, dict[str, Any]] = {
     "prepare": {"verify": bool},
     "train": {"name": str, "stage": str, "seed": int, "evaluate": bool, "validate_only": bool},
+    "plan": {
+        "name": str,
+        "stage": str,
+        "seed": int,
+        "gpus": list,
+        "utterance_s": (int, float),
+        "corpus_images": int,
+        "out": _OPTIONAL_TEXT,
+    },
     "embed": {"run": _OPTIONAL_TEXT, "split": str, "out": _OPTIONAL_TEXT},
     "generate": {
         "run": _OPTIONAL_TEXT,
@@ -44,6 +53,7 @@ ROOT_FIELDS: dict[str, dict[str, Any]] = {
         "num_utterances": int,
         "attention": bool,
     },
+    "collect": {"sweep": _OPTIONAL_TEXT, "wait": bool},
     "import": {
         "system": _OPTIONAL_TEXT,
         "checkpoint": _OPTIONAL_TEXT,
@@ -65,6 +75,15 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "seed": "root of every random draw",
         "evaluate": "after training, score the run under its corpus's own protocol",
         "validate_only": "build everything, print sizes, train nothing",
+    },
+    "plan": {
+        "name": "the experiment",
+        "stage": "encoder, codec, gan or diffusion",
+        "seed": "without influence",
+        "gpus": "numbers of GPUs to plan for",
+        "utterance_s": "seconds of a typical utterance, for encoders",
+        "corpus_images": "images of the corpus: what does not fit hardware.cache_gb is read again each epoch",
+        "out": "folder to write; null: below paths.runs",
     },
     "embed": {
         "run": "folder of a trained encoder",
@@ -105,6 +124,10 @@ ROOT_HELP: dict[str, dict[str, str]] = {
         "title": "title of the page",
         "num_utterances": "utterances shown side by side",
         "attention": "draw where speech encoders listen",
+    },
+    "collect": {
+        "sweep": "id of a sweep, the beginning of one, or latest; null: list all sweeps",
+        "wait": "wait until all jobs have ended",
     },
     "import": {
         "system": "stackgan_v2, li_et_al, sen, speechclip, vqgan, s2ivq_d or vq_diffusion",

@@ -46,6 +46,8 @@ from speech2image.config.schema_encoder import (
     TorchvisionTeacherConfig,
 )
 
+from speech2image.config.schema_hardware import HardwareConfig
+
 
 # ---- data -------------------------------------------------------------------------------------
 @dataclass
@@ -242,12 +244,21 @@ class CheckpointConfig:
 
 
 @dataclass
+class SearchConfig:
+    """The search a run is a trial of; set by `hydra/sweeper=optuna`, not by hand."""
+
+    folder: str | None = option(None, "folder of the search; null: none")
+    trial: int | None = option(None, "number of the trial in its study", low=0)
+
+
+@dataclass
 class CallbacksConfig:
     """What happens beside training."""
 
     sample_grid: SampleGridConfig = option({}, "sample grids")
     quality: QualityConfig = option({}, "image quality while training")
     checkpoint: CheckpointConfig = option({}, "checkpoints")
+    search: SearchConfig = option({}, "search")
     progress: bool = option(True, "progress bar with rate and remaining time")
 
 
@@ -348,5 +359,6 @@ VARIANTS: dict[str, dict[str | None, type]] = {
     "callbacks": {None: CallbacksConfig},
     "logger": {None: LoggerConfig},
     "paths": {None: PathsConfig},
+    "hardware": {None: HardwareConfig},
     "protocol": {None: ProtocolConfig},
 }

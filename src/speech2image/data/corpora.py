@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speech2image.data.corpus import Corpus
 from speech2image.data.manifest import Manifest
+from speech2image.data.turns import one_at_a_time
 
 if TYPE_CHECKING:  # torch is imported only when a corpus is opened
     from speech2image.data.front_ends import AnyFrontEnd
@@ -27,16 +29,20 @@ def open_corpus(data: dict[str, Any], audio: dict[str, Any], paths: dict[str, An
     from speech2image.data.prepare import prepare_corpus
 
     front_end = front_end_of(audio)
-    manifest = scan(data)
-    return prepare_corpus(
-        manifest,
-        cache_folder(data, front_end, paths),
-        front_end,
-        image_px=data["image_px"],
-        speak=data["speak"],
-        max_captions=data["max_captions"],
-        on_error=data["on_error"],
-    )
+    is_made = data["name"] in ("spoken_birds", "spoken_digits") and data["make"] is not None
+    with one_at_a_time(Path(data["root"])) if is_made else nullcontext():
+        manifest = scan(data)
+    folder = cache_folder(data, front_end, paths)
+    with one_at_a_time(folder):
+        return prepare_corpus(
+            manifest,
+            folder,
+            front_end,
+            image_px=data["image_px"],
+            speak=data["speak"],
+            max_captions=data["max_captions"],
+            on_error=data["on_error"],
+        )
 
 
 def cache_folder(data: dict[str, Any], front_end: AnyFrontEnd | None, paths: dict[str, Any]) -> Path:

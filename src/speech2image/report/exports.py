@@ -27,10 +27,16 @@ CSV_FIELDS = (
 
 
 def markdown(
-    title: str, sections: Mapping[str, Sequence[Stage]], tables: Mapping[str, PublishedTable | None]
+    title: str,
+    sections: Mapping[str, Sequence[Stage]],
+    tables: Mapping[str, PublishedTable | None],
+    unfinished: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return the tables of all corpora as Markdown, published numbers in tables of their own."""
     lines = [f"# {_plain(title)}", ""]
+    if unfinished:
+        named = [f"- {_plain(name)}: {_plain(reason)}" for name, reason in unfinished]
+        lines += ["Jobs of this sweep that did not finish:", "", *named, ""]
     if len(sections) > 1:
         lines += ["Corpora stand apart: numbers of different corpora are not comparable.", ""]
     for corpus, stages in sections.items():

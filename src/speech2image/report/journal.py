@@ -1,8 +1,8 @@
 """Reads journals: the append-only JSON lines a training run leaves behind.
 
-Here are the curves of a run as arrays, made from lines that may be cut at the end (a killed run)
-or repeated (a run resumed from an earlier step).  Drawing them is in `curves.py`; everything else
-of a run folder is read in `collect.py`.
+Here are the curves of a run as arrays, made from `journal.jsonl`, what training said, and `clock.jsonl`, what the
+clock said; older journals hold both.  Lines may be cut at the end (a killed run) or repeated (a run resumed from an
+earlier step).  Drawing them is in `curves.py`; everything else of a run folder is read in `collect.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-NOT_SCALARS = frozenset({"step", "time", "kind", "epoch", "cpu_seconds"})
+NOT_SCALARS = frozenset({"step", "time", "kind", "epoch", "cpu_seconds", "event"})
 PAUSE_S = 300.0
-"""A longer silence between two lines is a pause of a killed run, not training."""
+"""A longer silence between two lines of an older journal is a pause of a killed run, not training."""
+TOLD_EVENTS = ("note", "preempted", "pretrained")
+"""What of the clock's events is an event of the run; `start` and `end` bound its sessions."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Journal:
     Attributes:
         train: scalar name to its curve, from lines of kind `train`.
         val: scalar name to its curve, from lines of kind `val`.
-        events: lines of kind `event`, in order.
+        events: lines of kind `event`, in order, and those of the clock that tell something.
         num_lines: readable lines.
         num_damaged: lines that are no JSON object with a step (usually one, cut by a kill).
         num_repeated: lines whose step was written again later; the later line counts.
@@ -71,21 +73,47 @@ def read_journal(path: Path) -> Journal:
     lines, num_damaged = read_json_lines(path)
     steps = [line for line in lines if _is_number(line.get("step"))]
     num_damaged += len(lines) - len(steps)
+    clock = _read_clock(path.with_name("clock.jsonl"))
+    rates = [line for line in clock if "event" not in line]
     train, train_repeated = _curves([line for line in steps if line.get("kind", "train") == "train"])
     val, val_repeated = _curves([line for line in steps if line.get("kind") == "val"])
-    times = [float(line["time"]) for line in steps if _is_number(line.get("time"))]
+    for name, curve in _curves(rates)[0].items():
+        (val if name.startswith("val_") else train).setdefault(name, curve)
+    elapsed = _elapsed(clock or steps, PAUSE_S if not clock else math.inf)
+    events = [line for line in steps if line.get("kind") == "event"]
     return Journal(
         train=train,
         val=val,
-        events=tuple(line for line in steps if line.get("kind") == "event"),
+        events=(*events, *(line for line in clock if line.get("event") in TOLD_EVENTS)),
         num_lines=len(steps),
         num_damaged=num_damaged,
         num_repeated=train_repeated + val_repeated,
-        seconds=max(times) - min(times) if len(times) > 1 else None,
-        elapsed=_elapsed(steps),
-        processor={int(line["step"]): float(line["cpu_seconds"]) for line in steps
+        seconds=_seconds(steps) if not clock else max(elapsed.values(), default=None),
+        elapsed=elapsed,
+        processor={int(line["step"]): float(line["cpu_seconds"]) for line in (*steps, *clock)
                    if _is_number(line.get("cpu_seconds"))},
     )  # fmt: skip
+
+
+def _read_clock(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of the clock that led to the end: what a session did beyond its last checkpoint is lost."""
+    try:
+        lines, _ = read_json_lines(path)
+    except OSError:
+        return []
+    kept: list[dict[str, Any]] = []
+    for line in lines:
+        if not _is_number(line.get("step")):
+            continue
+        if line.get("event") == "start":
+            kept = [earlier for earlier in kept if earlier["step"] <= line["step"]]
+        kept.append(line)
+    return kept
+
+
+def _seconds(lines: list[dict[str, Any]]) -> float | None:
+    times = [float(line["time"]) for line in lines if _is_number(line.get("time"))]
+    return max(times) - min(times) if len(times) > 1 else None
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -139,15 +167,16 @@ def thin(curve: Curve, max_points: int) -> Curve:
     return Curve(steps=curve.steps[edges[1:] - 1], values=values)
 
 
-def _elapsed(lines: list[dict[str, Any]]) -> dict[int, float]:
+def _elapsed(lines: list[dict[str, Any]], pause_s: float) -> dict[int, float]:
+    """Return step to seconds since the first line, without longer pauses and those between sessions."""
     elapsed: dict[int, float] = {}
     total, before = 0.0, None
     for line in lines:
         if not _is_number(line.get("time")):
             continue
         now = float(line["time"])
-        gap = 0.0 if before is None else now - before
-        total += gap if 0.0 < gap <= PAUSE_S else 0.0
+        gap = 0.0 if before is None or line.get("event") == "start" else now - before
+        total += gap if 0.0 < gap <= pause_s else 0.0
         before = now
         elapsed[int(line["step"])] = total
     return elapsed

@@ -34,6 +34,7 @@ def write_report(
     title: str | None = None,
     num_utterances: int = 16,
     attend: Attend | None = None,
+    unfinished: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Lay runs side by side in `out`: a self-contained page and its tables as Markdown, CSV and LaTeX.
 
@@ -46,6 +47,7 @@ def write_report(
         title: headline of the page; None: made from the corpora.
         num_utterances: how many test utterances are shown across runs, at least 0.
         attend: computes where encoders listen, for those that left no `attention.jsonl`; None: left out.
+        unfinished: jobs of the same sweep that made no finished run: their words, and why.
     Returns: the path of `index.html`.
     Raises:  DataError: no run given, a folder that is no run, or `out` cannot be written.
     """
@@ -54,11 +56,13 @@ def write_report(
     headline = title or _title(sections)
     tables = {corpus: published_for(corpus) for corpus in sections}
     figures = [figure for run in runs if (figure := steps_figure(run))]
+    values = _values(headline, sections, Showcase(max(num_utterances, 0), attend))
+    values["unfinished"] = unfinished
     contents = {
-        "table.md": (markdown(headline, sections, tables) + steps_markdown(figures)).encode(),
+        "table.md": (markdown(headline, sections, tables, unfinished) + steps_markdown(figures)).encode(),
         "table.csv": comma_separated([stage for stages in sections.values() for stage in stages]).encode(),
         "table.tex": latex(sections, tables).encode(),
-        "index.html": _render(_values(headline, sections, Showcase(max(num_utterances, 0), attend))).encode(),
+        "index.html": _render(values).encode(),
     }
     contents |= {figure.file: draw_png(figure) for figure in figures}
     return _write_all(Path(out), contents)["index.html"]

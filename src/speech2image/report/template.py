@@ -101,6 +101,11 @@ TEMPLATE = """
 </nav>
 </header>
 <main id="main">
+{%- if unfinished %}
+<div class="gaps" id="unfinished"><h4>Jobs of this sweep that did not finish</h4><ul>
+{%- for name, reason in unfinished %}<li><strong>{{ name }}</strong>: {{ reason }}</li>{% endfor %}
+</ul></div>
+{%- endif %}
 {%- for section in sections %}
 <section id="{{ section.id }}" aria-labelledby="{{ section.id }}-title">
 <h2 id="{{ section.id }}-title">{{ section.corpus }}</h2>

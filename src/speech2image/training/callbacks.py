@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from speech2image.errors import DataError, Speech2ImageError
 from speech2image.images.grid import contact_sheet, to_uint8, write_png
+from speech2image.training import preemption, ranks
 from speech2image.training.checkpoint import save_checkpoint
-from speech2image.training.loggers import Journal, WandbLogger
+from speech2image.training.journal import Journal, say
+from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
 
 
@@ -38,6 +41,7 @@ class JournalWriter(pl.Callback):
         self.every, self.max_steps, self.progress = every, max_steps, progress
         self._bar: tqdm[Any] | None = None
         self._mark = (0.0, 0)
+        self.last_validation: tuple[int, dict[str, float]] = (-1, {})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Open the bar at the step the run continues from."""
@@ -69,17 +73,21 @@ class JournalWriter(pl.Callback):
         if values and not trainer.sanity_checking:
             self.write_validation(module.train_step, values)
 
-    def write_validation(self, step: int, values: dict[str, float]) -> None:
-        """Write metrics of kind `val` to journal, wandb and bar."""
+    def write_validation(
+        self, step: int, values: dict[str, float], clock: dict[str, float] | None = None
+    ) -> None:
+        """Write metrics of kind `val` to journal, wandb and bar; what the clock says goes to its own file."""
+        self.last_validation = (step, values)
         self.journal.write(step, "val", **values)
-        self.wandb.log(step, values)
+        self.journal.write_clock(step, **(clock or {}))
+        self.wandb.log(step, {**values, **(clock or {})})
         if self._bar is not None:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in sorted(values.items()))
             self._bar.write(f"step {step}: {shown}")
 
     def write_event(self, step: int, **words: str) -> None:
-        """Write what happened, in words, to journal and terminal."""
-        self.journal.write(step, "event", **words)
+        """Write what happened, and depends on clock or machine, in words to the journal's clock and the terminal."""
+        self.journal.write_clock(step, event="note", **words)
         tqdm.write(f"step {step}: " + "; ".join(words.values()))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -97,9 +105,10 @@ class JournalWriter(pl.Callback):
         now, seen = time.perf_counter(), module.images_seen
         then, before = self._mark
         self._mark = (now, seen)
-        values["images_per_s"] = (seen - before) / max(now - then, 1e-9)
         values["lr"] = module.learning_rate()
         self.journal.write(module.train_step, "train", **{k: float(f"{v:.6g}") for k, v in values.items()})
+        values["images_per_s"] = float(f"{(seen - before) / max(now - then, 1e-9):.6g}")
+        self.journal.write_clock(module.train_step, images_per_s=values["images_per_s"])
         self.wandb.log(module.train_step, values)
         if self._bar is not None:
             losses = {name: f"{value:.3f}" for name, value in values.items() if name.startswith("loss")}
@@ -109,29 +118,106 @@ class JournalWriter(pl.Callback):
 
 
 class CheckpointWriter(pl.Callback):
-    """Save the run every `every` steps, at the end, and when it is interrupted between steps."""
+    """Save the run every `every` steps, at the end, and when a signal asks it to stop.
 
-    def __init__(self, folder: Path, every: int, keep: int) -> None:
-        self.folder, self.every, self.keep = folder, every, keep
-        self._saved = -1
+    It stands last among the callbacks and saves at the start of the next step, when grids, journal and validation
+    of the last one are done, so that a continued run repeats nothing and leaves nothing out.  A save that fails is
+    said once and tried again after 1, 2, 4, ... steps: a full disk costs no training.
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save when it is due."""
+    Args:
+        folder: `checkpoints/` of the run.
+        every: steps between saves.
+        keep: checkpoints kept.
+        run: id of the run.
+        journal: its length goes into the checkpoint; None: there is none.
+        save_first: save before the first step too: it took work to come there.
+    """
+
+    SLOW_SHARE, SLOW_S = 0.1, 5.0
+    """Saving is called slow above this share of the session's time and this many seconds."""
+
+    def __init__(
+        self, folder: Path, every: int, keep: int, run: str = "", journal: Journal | None = None,
+        save_first: bool = False,
+    ) -> None:  # fmt: skip
+        self.folder, self.every, self.keep, self.run, self.journal = folder, every, keep, run, journal
+        self.save_first = save_first
+        self.failure: Speech2ImageError | None = None
+        self._saved, self._retry_at, self._wait = -1, -1, 1
+        self._seconds, self._start, self._has_warned = 0.0, 0.0, False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Remember where the session starts; take the signals back from Lightning, whose handlers stop at once."""
         assert isinstance(module, TrainingModule)
-        if module.train_step % self.every == 0:
+        preemption.active().claim()
+        self._start = time.perf_counter()
+        self._saved = -1 if self.save_first else module.train_step
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the step before this one when it is due; stop where a signal asked for it."""
+        assert isinstance(module, TrainingModule)
+        step, owner = module.train_step, preemption.active()
+        asked = ranks.on_any_rank(owner.asked, module.device)
+        if asked or step % self.every == 0 or step == self._retry_at:
             self._save(module)
+        if asked:
+            self._stop(owner, step)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save the last step."""
         assert isinstance(module, TrainingModule)
         self._save(module)
 
+    def _stop(self, owner: preemption.Preemption, step: int) -> None:
+        if self.failure is not None:
+            raise type(self.failure)(
+                f"stopped by a signal at step {step}: {self.failure.message}", self.failure.remedy
+            )
+        if self.journal is not None:
+            self.journal.write_clock(step, event="preempted")
+        owner.give_way(f"at step {step}, which is saved in {self.folder}")
+
     def _save(self, module: TrainingModule) -> None:
-        if module.train_step != self._saved:
-            save_checkpoint(self.folder, module.train_step, module.checkpoint_state(), self.keep)
-            self._saved = module.train_step
+        if module.train_step == self._saved:
+            return
+        start, step = time.perf_counter(), module.train_step
+        state = module.checkpoint_state()  # on all ranks: shards of weights are gathered
+        failure = self._written(step, state) if ranks.is_first() else None
+        if ranks.on_any_rank(failure is not None, module.device):
+            self._retry_at, self._wait = step + self._wait, min(2 * self._wait, self.every)
+        else:
+            self._saved, self._retry_at, self._wait = step, -1, 1
+        self._tell(failure, step)
+        self._seconds += time.perf_counter() - start
+        self._tell_slow()
+
+    def _written(self, step: int, state: dict[str, Any]) -> Speech2ImageError | None:
+        try:
+            if self.journal is not None:
+                state["journal_bytes"] = self.journal.position()
+            save_checkpoint(self.folder, step, state, self.keep, self.run)
+        except Speech2ImageError as error:
+            return error
+        return None
+
+    def _tell(self, failure: Speech2ImageError | None, step: int) -> None:
+        if failure is not None and self.failure is None:
+            say(f"NOT SAVED: {failure.message}; training goes on and tries again every few steps. Free space, or make"
+                " the folder writable.")  # fmt: skip
+        if failure is None and self.failure is not None:
+            say(f"saved again, at step {step}")
+        self.failure = failure
+
+    def _tell_slow(self) -> None:
+        share = self._seconds / max(time.perf_counter() - self._start, 1e-9)
+        if self._has_warned or share < self.SLOW_SHARE or self._seconds < self.SLOW_S:
+            return
+        self._has_warned = True
+        calm = self.every * max(2, round(share / 0.02))
+        say(f"saving to {self.folder} took {self._seconds:.1f} s, {100 * share:.0f} % of the time so far: the disk is"
+            f" slow. Type: callbacks.checkpoint.every={calm}, or paths.runs=<folder on a faster disk>")  # fmt: skip
 
 
 class SampleGrid(pl.Callback):
@@ -175,10 +261,15 @@ class SampleGrid(pl.Callback):
     @torch.no_grad()
     def _draw(self, module: TrainingModule) -> None:
         images = to_uint8(self.paint(module, self.told.to(module.device)).float().cpu())
+        if not ranks.is_first():  # it took part in painting, where weights lie in shards
+            return
         columns = min(8, len(images))
         rows: list[np.ndarray] = []
         for start in range(0, len(images), columns):  # a row of real images above its painted ones
             rows += [*self.real[start : start + columns], *images[start : start + columns]]
         sheet = contact_sheet(rows, columns)
-        write_png(self.folder / f"step_{module.train_step:08d}.png", sheet)
+        try:
+            write_png(self.folder / f"step_{module.train_step:08d}.png", sheet)
+        except DataError as error:  # a picture less, but not a run less
+            say(f"sample grid left out: {error.message}")
         self.wandb.log_image(module.train_step, "samples", sheet)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from speech2image.codecs.codec import Codec
 from speech2image.data.batches import ClassBatches, ImageBatches
 from speech2image.data.corpora import open_corpus
+from speech2image.training import ranks
 from speech2image.training.codec_module import CodecModule, load_perceptual
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.fit import Session, sample_grid, schedule_of, val_split
@@ -19,12 +20,13 @@ from speech2image.training.runs import build_codec, build_patch_discriminator
 
 def fit_codec(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a codec on the training images of a corpus; return its run folder."""
-    corpus = open_corpus(config["data"], config["audio"], config["paths"])
+    with ranks.in_turn():
+        corpus = open_corpus(config["data"], config["audio"], config["paths"])
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     module = make_module(config)
     trainer, image_px = config["trainer"], config["data"]["image_px"]
-    train = ClassBatches(corpus, "train", trainer["batch_size"], config["seed"], image_px)
+    train = ClassBatches(corpus, "train", trainer["batch_size"], config["seed"], image_px, ranks.share())
     val = ImageBatches(corpus, val_split(corpus), trainer["batch_size"], image_px)
     start = session.resume(module)
     data = SpeechImageData(train, val, start, trainer["max_steps"], (), trainer["num_workers"])

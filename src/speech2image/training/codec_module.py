@@ -32,7 +32,7 @@ from speech2image.losses.codec import (
 from speech2image.losses.perceptual import Lpips, rename_vgg
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
-from speech2image.training.ranks import share
+from speech2image.training.ranks import is_first, share
 from speech2image.training.synchronised import average_gradients, averaged, summed
 from speech2image.weight_files import load_into, read_local_weights
 
@@ -253,7 +253,7 @@ class CodecModule(TrainingModule):
 
     def _count(self, tokens: Tensor) -> None:
         counts = count_codes(tokens, self.network.num_codes)
-        self._code_counts = counts if self._code_counts is None else self._code_counts + counts
+        self._code_counts = counts + (0 if self._code_counts is None else self._code_counts.to(counts.device))
 
     def flush_records(self) -> dict[str, float]:
         """Return the scalars, with the codes used since the last flush and their perplexity."""
@@ -265,6 +265,16 @@ class CodecModule(TrainingModule):
         return scalars
 
     # ---- checkpoint --------------------------------------------------------------------------
+    def pending_records(self) -> dict[str, Any]:
+        """Return what was recorded since the last flush, with the codes counted since."""
+        counts = None if self._code_counts is None else summed(self._code_counts)
+        return {**super().pending_records(), "code_counts": counts}
+
+    def restore_records(self, pending: dict[str, Any]) -> None:
+        """Take over what `pending_records` returned."""
+        super().restore_records(pending)
+        self._code_counts = pending["code_counts"] if is_first() else None
+
     def frozen_prefixes(self) -> tuple[str, ...]:
         """Leave out of checkpoints what is frozen: the perceptual network has its own file."""
         return ("perceptual.",)

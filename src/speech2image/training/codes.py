@@ -22,6 +22,7 @@ from speech2image.data.embeddings import Embeddings
 from speech2image.data.order import WHOLE, Share, addressed_rng
 from speech2image.data.pixels import CropTable
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
+from speech2image.data.turns import one_at_a_time
 from speech2image.data.words import WordTable
 from speech2image.errors import ConfigError, DataError
 from speech2image.images.pyramid import pyramid
@@ -98,14 +99,21 @@ def encode_corpus(
     crops, name = CropTable(corpus, split, codec.image_px), codec.fingerprint()
     path = codes_folder(corpus, name, split, num_views)
     fingerprint = store_fingerprint(corpus, name, num_views)
-    if (path / "store.json").is_file():
-        check_store(RaggedStore.open(path), name)
-    if is_complete(path, fingerprint):
-        return RaggedStore.open(path)
-    keys = [record.key for record in corpus.records(split)]
+    with one_at_a_time(path):
+        if (path / "store.json").is_file():
+            check_store(RaggedStore.open(path), name)
+        if not is_complete(path, fingerprint):
+            keys = [record.key for record in corpus.records(split)]
+            _write_codes(path, fingerprint, keys, crops, codec.to(device or torch.device("cpu")), num_views)
+    return RaggedStore.open(path)
+
+
+def _write_codes(
+    path: Path, fingerprint: str, keys: list[str], crops: CropTable, codec: Codec, num_views: int
+) -> None:
     writer = RaggedWriter(path, keys, np.int32, fingerprint)
-    codec = codec.to(device or torch.device("cpu"))
-    bar = tqdm(total=len(keys), initial=writer.next_index, desc=f"encode {split}", unit="img", disable=None)
+    bar = tqdm(total=len(keys), initial=writer.next_index, desc=f"encode {path.name.split('_')[0]}", unit="img",
+               disable=None)  # fmt: skip
     at_a_time = max(1, ENCODE_IMAGES // num_views)
     try:
         while writer.next_index < len(keys):
@@ -117,7 +125,6 @@ def encode_corpus(
     finally:
         writer.close()
         bar.close()
-    return RaggedStore.open(path)
 
 
 def store_fingerprint(corpus: Corpus, codec_fingerprint: str, num_views: int) -> str:

@@ -30,6 +30,7 @@ from speech2image.data.embeddings import (
 )
 from speech2image.data.front_ends import CAPTIONS, AnyFrontEnd, front_end_of
 from speech2image.data.store import RaggedStore, RaggedWriter, is_complete
+from speech2image.data.turns import one_at_a_time
 from speech2image.errors import ConfigError, DataError
 from speech2image.speech.discriminant import Discriminant
 from speech2image.training.runs import Run, all_runs, load_encoder, open_run
@@ -261,18 +262,19 @@ def kept_embeddings(
     path, words_path = folder / f"{split}.safetensors", folder / f"{split}_words"
     wanted = [utterance.key for _, utterance in corpus.utterances(split)]
     fingerprint = f"words of {origin}, corpus {corpus.fingerprint}"
-    if not (_is_kept(path, wanted, corpus) and (not wants_words or is_complete(words_path, fingerprint))):
-        writer = RaggedWriter(words_path, wanted, np.float16, fingerprint) if wants_words else None
-        try:
-            sentences = _write_rows(encode(), writer)
-            if writer is not None:
-                writer.commit()
-        finally:
-            if writer is not None:
-                writer.close()
-        meta = {"corpus": corpus.manifest.corpus, "split": split, "run": origin,
-                "corpus_fingerprint": corpus.fingerprint}  # fmt: skip
-        write_embeddings(path, wanted, {"sentence": sentences}, meta)
+    with one_at_a_time(folder):
+        if not (_is_kept(path, wanted, corpus) and (not wants_words or is_complete(words_path, fingerprint))):
+            writer = RaggedWriter(words_path, wanted, np.float16, fingerprint) if wants_words else None
+            try:
+                sentences = _write_rows(encode(), writer)
+                if writer is not None:
+                    writer.commit()
+            finally:
+                if writer is not None:
+                    writer.close()
+            meta = {"corpus": corpus.manifest.corpus, "split": split, "run": origin,
+                    "corpus_fingerprint": corpus.fingerprint}  # fmt: skip
+            write_embeddings(path, wanted, {"sentence": sentences}, meta)
     words = RaggedStore.open(words_path) if wants_words else None
     return dataclasses.replace(read_embeddings(path), words=words)
 

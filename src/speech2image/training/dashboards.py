@@ -94,10 +94,11 @@ def publish_run(
         logger = WandbLogger(
             mode, project, entity, publication.run_id, folder, dict(publication.config), publication.about
         )
-        first, place = logger.next_step, logger.place
+        place = logger.place
+        if logger.mode != mode:
+            logger.close()
+            return None
         for step in sorted({*publication.history, *publication.grids}):
-            if step < first:
-                continue
             logger.log(step, dict(publication.history.get(step, {})))
             if step in publication.grids:
                 logger.log_picture(step, "samples", publication.grids[step])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speech2image.images.pyramid import pyramid
+from speech2image.training.preemption import outlive_signals
 from speech2image.types import SpeechBatch
 
 
@@ -46,6 +47,7 @@ class SpeechImageData(pl.LightningDataModule):
         return DataLoader(
             self.train, batch_size=None, sampler=self.steps, num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(), persistent_workers=self.num_workers > 0,
+            worker_init_fn=outlive_signals,
         )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:

@@ -21,6 +21,7 @@ from speech2image.data.words import WordTable
 from speech2image.diffusion.transformer import DiffusionCondition, DiffusionTransformer
 from speech2image.diffusion.variational import VariationalLoss
 from speech2image.errors import ConfigError
+from speech2image.training import ranks
 from speech2image.training.codes import CodeBatches, CodecFromRun, encode_corpus
 from speech2image.training.conditions import (
     Reads,
@@ -75,14 +76,17 @@ def fit_diffusion(
     config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition, codec_run: Run
 ) -> Path:
     """Train a transformer on the code grids of a codec and what its form reads of the condition."""
-    corpus = open_corpus(config["data"], condition.audio, config["paths"])
-    reads = what_is_read(config["generator"])
-    embeddings, discriminant = _embeddings(condition, corpus, "train", reads), None
+    reads, codec, device = what_is_read(config["generator"]), load_codec(codec_run), device_of(config)
+    with ranks.in_turn():
+        corpus = open_corpus(config["data"], condition.audio, config["paths"])
+        # Classes of held-out images were never seen where the corpus splits by class.
+        split = "train" if reads.class_id else val_split(corpus)
+        embeddings, discriminant = _embeddings(condition, corpus, "train", reads), None
+        held_out = _embeddings(condition, corpus, split, reads)
+        store = encode_corpus(corpus, codec, "train", config["codec"]["num_views"], device)
     if embeddings is not None and reads.sentence:
         discriminant = fit_discriminant(corpus, embeddings, config["encoder"].get("lda_dim"))
         embeddings = projected(embeddings, discriminant)
-    codec, device = load_codec(codec_run), device_of(config)
-    store = encode_corpus(corpus, codec, "train", config["codec"]["num_views"], device)
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
     sizes = condition_sizes(corpus, embeddings, reads)
@@ -91,7 +95,7 @@ def fit_diffusion(
     )
     trainer, fingerprint = config["trainer"], codec.fingerprint()
     train = CodeBatches(
-        corpus, "train", store, fingerprint, embeddings, trainer["batch_size"], config["seed"]
+        corpus, "train", store, fingerprint, embeddings, trainer["batch_size"], config["seed"], ranks.share()
     )
     start = session.resume(module)
     data = SpeechImageData(train, None, start, trainer["max_steps"], (), trainer["num_workers"])
@@ -104,9 +108,6 @@ def fit_diffusion(
         "num_tokens": codec.num_tokens,
         "grid": list(codec.grid),
     }
-    # Classes of held-out images were never seen where the corpus splits by class.
-    split = "train" if reads.class_id else val_split(corpus)
-    held_out = _embeddings(condition, corpus, split, reads)
     shown = _shown(corpus, split, held_out and projected(held_out, discriminant), reads)
     paint = _grid_painter(config, codec.to(device))
     few = config["callbacks"]["quality"]["sampler_steps"]
@@ -114,7 +115,8 @@ def fit_diffusion(
     def painter_of(module: pl.LightningModule) -> DiffusionPainter:
         return _averaged(module, codec, config, few)
 
-    watch = watch_quality(config, corpus, split, shown, painter_of)
+    with ranks.in_turn():
+        watch = watch_quality(config, corpus, split, shown, painter_of)
     session.fit(module, data, [sample_grid(config, session, corpus, split, shown, paint), *watch])
     parts = nn.ModuleDict({"generator": module.inference_module()})
     if discriminant is not None:

@@ -122,6 +122,10 @@ class DiffusionModule(TrainingModule):
             return None
         return self.uniform("diffusion/null", size) < self.condition_dropout
 
+    def sharded_networks(self) -> list[nn.Module]:
+        """Return the network and its average."""
+        return [self.network, self.ema.module]
+
     def inference_module(self) -> nn.Module:
         """Return the averaged network."""
         return self.ema.module

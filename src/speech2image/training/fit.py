@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import time
 import warnings
@@ -19,12 +21,14 @@ from speech2image.data.batches import ClassBatches, EncoderBatches
 from speech2image.data.corpora import open_corpus
 from speech2image.data.corpus import Corpus
 from speech2image.data.front_ends import AnyFrontEnd, front_end_of
+from speech2image.data.order import WHOLE, Share
 from speech2image.data.pixels import CropTable, Indices
 from speech2image.data.quarantine import count_by_kind, summary_lines, write_quarantine
 from speech2image.errors import CheckpointError, DataError
 from speech2image.hub.weights import save_weights
 from speech2image.images.pyramid import pyramid
 from speech2image.losses.contrastive import MaskedContrastiveLoss
+from speech2image.training import preemption
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter, SampleGrid
 from speech2image.training.checkpoint import load_newest
 from speech2image.training.costs import costs_added, forget_peak_memory, peak_memory_mb
@@ -32,8 +36,10 @@ from speech2image.training.dashboards import cost_summary
 from speech2image.training.datamodule import SpeechImageData
 from speech2image.training.encoder_checks import require_published
 from speech2image.training.encoder_module import EncoderModule
-from speech2image.training.loggers import Journal, WandbLogger
+from speech2image.training.journal import Journal, say
+from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
+from speech2image.training.pruning import Pruning, pruning_of
 from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
@@ -42,6 +48,8 @@ from speech2image.training.runs import (
     write_info,
 )
 from speech2image.training.schedules import make_schedule
+from speech2image.training.sharded import is_sharded, shard, whole_state
+from speech2image.training.synchronised import synchronise
 from speech2image.training.teachers import ClassTeacher, FeatureFile, WithTeacher, fit_on_classes
 
 
@@ -54,7 +62,8 @@ def is_finished(folder: Path) -> bool:
 def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     """Train a speech encoder; return its run folder."""
     require_published(config)
-    corpus = open_corpus(config["data"], config["audio"], config["paths"])
+    with ranks.in_turn():
+        corpus = open_corpus(config["data"], config["audio"], config["paths"])
     front_end = front_end_of(config["audio"])
     assert front_end is not None  # an encoder hears
     pl.seed_everything(config["seed"], verbose=False)
@@ -63,10 +72,10 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     module = EncoderModule(
         build(config["encoder"]), vision,
         num_classes=len(corpus.class_names), seed=config["seed"], schedule=schedule_of(config),
-        **optim_arguments(config), **_loss_arguments(config["loss"]), **_masks(config, front_end),
+        **optim_arguments(config), **encoder_loss_arguments(config["loss"]), **_masks(config, front_end),
     )  # fmt: skip
     _pretrain(module, config, corpus, session)
-    train = _encoder_batches(config, corpus, front_end, "train", augment=True)
+    train = _encoder_batches(config, corpus, front_end, "train", augment=True, share=ranks.share())
     val = _encoder_batches(config, corpus, front_end, val_split(corpus), augment=False)
     if teacher_file is not None:
         train = WithTeacher(train, teacher_file.read(corpus, "train"), config["seed"])
@@ -84,7 +93,7 @@ def fit_encoder(config: dict[str, Any], name: str, folder: Path) -> Path:
     return folder
 
 
-def _loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
+def encoder_loss_arguments(loss: dict[str, Any]) -> dict[str, Any]:
     """Return a loss as `EncoderModule` takes it; SpeechCLIP's comes as a module with its temperature."""
     if loss["objective"] != "speechclip":
         return loss
@@ -111,18 +120,27 @@ def _vision(
         return None, build(node)
     vision = build(node) if "weights_path" in node else build_image_branch(node)
     if isinstance(vision, ClassTeacher) and not session.has_checkpoint():
-        with costs_added(session.info):
-            right = vision.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
-        session.journal.write(0, "event", teacher_train_accuracy=right)
+        ranks.by_first(lambda: _fit_teacher(vision, config, corpus, session))
+        session.save_first = True
     return vision, None
+
+
+def _fit_teacher(teacher: ClassTeacher, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
+    with costs_added(session.info):
+        right = teacher.fit(_class_batches(config, corpus), len(corpus.class_names), device_of(config))
+    session.journal.write(0, "event", teacher_train_accuracy=right)
 
 
 def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
     """Fit a small image branch and the shared classifier to the training classes, before any speech."""
-    branch, steps = module.image_branch, getattr(module.image_branch, "pretrain_steps", 0)
-    if not steps or session.has_checkpoint():
-        return
-    assert branch is not None and module.classifier is not None  # config/validate.py saw to that
+    if getattr(module.image_branch, "pretrain_steps", 0) and not session.has_checkpoint():
+        ranks.by_first(lambda: _fit_branch(module, config, corpus, session))
+
+
+def _fit_branch(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
+    branch: Any = module.image_branch
+    steps = branch.pretrain_steps
+    assert module.classifier is not None  # config/validate.py saw to that
     device = device_of(config)
     module.to(device)
     with costs_added(session.info):
@@ -130,8 +148,9 @@ def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, ses
             lambda images: module.class_logits(branch(images)), nn.ModuleList([branch, module.classifier]),
             _class_batches(config, corpus), steps, device,
         )  # fmt: skip
-    seconds = session.info["train_seconds"]
-    session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right, pretrain_seconds=seconds)
+    session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right)
+    session.journal.write_clock(0, event="pretrained", pretrain_seconds=session.info["train_seconds"])
+    session.save_first = True
 
 
 def _class_batches(config: dict[str, Any], corpus: Corpus) -> ClassBatches:
@@ -147,12 +166,13 @@ def device_of(config: dict[str, Any]) -> torch.device:
 
 
 def _encoder_batches(
-    config: dict[str, Any], corpus: Corpus, front_end: AnyFrontEnd, split: str, augment: bool
-) -> Any:
+    config: dict[str, Any], corpus: Corpus, front_end: AnyFrontEnd, split: str, augment: bool,
+    share: Share = WHOLE,
+) -> Any:  # fmt: skip
     return EncoderBatches(
         corpus, split, config["trainer"]["batch_size"], config["seed"], config["data"]["image_px"],
         front_end.pad_value, front_end.pad_frames, min_frames=front_end.min_frames, augment=augment,
-        pool_batches=config["trainer"]["pool_batches"], pairs=config["loss"]["objective"] == "speechclip",
+        pool_batches=config["trainer"]["pool_batches"], pairs=config["loss"]["objective"] == "speechclip", share=share,
     )  # fmt: skip
 
 
@@ -207,19 +227,24 @@ class Session:
 
     def __init__(self, config: dict[str, Any], name: str, folder: Path, corpus: Corpus) -> None:
         self.config, self.name, self.folder = config, name, folder
+        self.pruning: Pruning | None = None
         self.checkpoints = folder / "checkpoints"
         self.state: dict[str, Any] | None = None
         if config["callbacks"]["checkpoint"]["resume"] == "auto":
-            self.state, damaged = load_newest(self.checkpoints)
-            for line in damaged:
-                print(f"damaged checkpoint left aside: {line}")
-        step = int(self.state["train_step"]) if self.state else 0
+            self.state, damaged = load_newest(self.checkpoints, name)
+            if damaged is not None:
+                say(damaged)
+        self.save_first = False
         self.info = self._info(corpus)
-        self.journal = Journal(folder / "journal.jsonl", resume_step=step)
+        kept, step = (self.state["journal_bytes"], int(self.state["train_step"])) if self.state else (0, 0)
+        self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
+        self.journal.write_clock(step, event="start")
+        others = {} if ranks.is_first() else {"mode": "disabled"}
         self.wandb = WandbLogger(
-            **config["logger"]["wandb"], run_id=name, folder=folder, config=config,
+            **(config["logger"]["wandb"] | others), run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
+        self.wandb.catch_up(step)
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
         config = self.config
@@ -255,51 +280,88 @@ class Session:
         return module.train_step
 
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
-        """Train the remaining steps."""
+        """Train the remaining steps, with all ranks."""
         config, trainer = self.config, self.config["trainer"]
+        if (
+            not ranks.is_first() and trainer["strategy"] == "ddp"
+        ):  # the first rank paints alone, unless of shards
+            callbacks = []
         self.info["parameters"] = {
             part: sum(parameter.numel() for parameter in child.parameters())
             for part, child in module.named_children()
         }
-        write_info(self.folder, self.info)
-        saves = config["callbacks"]["checkpoint"]
-        callbacks = [
-            *callbacks,
-            CheckpointWriter(self.checkpoints, saves["every"], saves["keep"]),
-            JournalWriter(
-                self.journal,
-                self.wandb,
-                trainer["log_every"],
-                trainer["max_steps"],
-                config["callbacks"]["progress"],
-            ),
-        ]
+        self._write_info()
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        val_every = min(trainer["val_every"], trainer["max_steps"])
         engine = pl.Trainer(
-            max_epochs=1, accelerator=trainer["accelerator"], devices=1, precision=trainer["precision"],
+            max_epochs=1, **ranks.engine_arguments(trainer), precision=trainer["precision"],
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            num_sanity_val_steps=0, val_check_interval=min(trainer["val_every"], max(1, len(data.steps))),
-            check_val_every_n_epoch=None, limit_val_batches=1.0 if data.val is not None else 0,
-            deterministic=trainer["deterministic"] or None, callbacks=callbacks,
+            num_sanity_val_steps=0, val_check_interval=val_every, check_val_every_n_epoch=None,
+            limit_val_batches=1.0 if data.val is not None else 0,
+            deterministic=trainer["deterministic"] or None, callbacks=[*callbacks, *self._writers()],
         )  # fmt: skip
+        # Lightning counts the batches of a session; validation is due at steps of the run.
+        engine.fit_loop.epoch_loop.batch_progress.total.ready = data.steps.start
+        gc.collect()  # what building left, now, not in the middle of training
         forget_peak_memory()
-        if len(data.steps):
-            with costs_added(self.info), warnings.catch_warnings():  # advice that does not apply to our loop
-                warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
-                engine.fit(module, datamodule=data)
-        self.info["peak_memory_mb"] = peak_memory_mb()
+        self._bring_together(module)
+        try:
+            if len(data.steps):
+                preemption.active().start_training()
+                with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
+                    warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
+                    engine.fit(module, datamodule=data)
+        finally:
+            self.info["peak_memory_mb"] = peak_memory_mb()
+            with contextlib.suppress(DataError):  # what was spent; at its end the run says the rest
+                self._write_info()
+
+    def _writers(self) -> list[pl.Callback]:
+        """Return journal and checkpoints, in this order: a checkpoint holds the length of the journal."""
+        config, trainer = self.config["callbacks"], self.config["trainer"]
+        saves = config["checkpoint"]
+        journal = JournalWriter(
+            self.journal, self.wandb, trainer["log_every"], trainer["max_steps"], config["progress"]
+        )
+        checkpoints = CheckpointWriter(
+            self.checkpoints, saves["every"], saves["keep"], self.name, self.journal, self.save_first
+        )
+        self.pruning = pruning_of(self.config, journal)
+        return [journal, checkpoints, *([] if self.pruning is None else [self.pruning])]
+
+    def _bring_together(self, module: TrainingModule) -> None:
+        """Let all ranks start from the weights of the first, whole or in shards."""
+        trainer, device = self.config["trainer"], device_of(self.config)
+        ranks.check_agreement(run=self.name, step=module.train_step)
+        synchronise(module, trainer["sync_batch_norm"], device)
+        if trainer["strategy"] == "fsdp":
+            shard(module.sharded_networks(), device)
+
+    def _write_info(self) -> None:
+        if ranks.is_first():
+            write_info(self.folder, self.info)
+
+    def _save_weights(self, module: TrainingModule, parts: nn.Module) -> None:
+        meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
+        if is_sharded(parts):  # shards meet on the device; Lightning has left them on the CPU
+            parts.to(device_of(self.config))
+        weights = whole_state(parts.state_dict())
+        if ranks.is_first():
+            save_weights(self.folder / "weights.safetensors", weights, meta)
 
     def finish(self, module: TrainingModule, parts: nn.Module) -> None:
-        """Write the weights for use and close the records."""
-        meta = {"run_id": self.name, "stage": self.config["stage"], "train_step": str(module.train_step)}
-        save_weights(self.folder / "weights.safetensors", parts.state_dict(), meta)
+        """Write the weights for use, of a run that a search did not stop, and close the records."""
+        is_pruned = self.pruning is not None and self.pruning.pruned_at is not None
+        if not is_pruned:
+            self._save_weights(module, parts)
+        self.journal.write_clock(module.train_step, event="end")
+        self.journal.close()
         self.info |= {
-            "status": "finished",
+            "status": "pruned" if is_pruned else "finished",
             "train_step": module.train_step,
             "images_seen": module.images_seen,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_info(self.folder, self.info)
-        self.journal.close()
+        self._write_info()
         self.wandb.summarise(lambda: cost_summary(self.info))
         self.wandb.close()

@@ -18,6 +18,7 @@ from speech2image.data.embeddings import Embeddings
 from speech2image.data.pixels import Indices
 from speech2image.errors import DataError
 from speech2image.gan.stackgan import StackGenerator
+from speech2image.training import ranks
 from speech2image.training.conditions import (
     ResolvedCondition,
     condition_embeddings,
@@ -40,11 +41,12 @@ from speech2image.training.runs import build_discriminators, build_generator, lo
 
 def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: ResolvedCondition) -> Path:
     """Train StackGAN-v2 on the embeddings of an encoder; return its run folder."""
-    corpus = open_corpus(config["data"], condition.audio, config["paths"])
-    embeddings = condition_embeddings(condition, corpus, "train")
+    with ranks.in_turn():
+        corpus = open_corpus(config["data"], condition.audio, config["paths"])
+        embeddings = condition_embeddings(condition, corpus, "train")
+        held_out = condition_embeddings(condition, corpus, val_split(corpus))
     discriminant = fit_discriminant(corpus, embeddings, config["encoder"].get("lda_dim"))
-    told = projected(embeddings, discriminant)
-    held_out = projected(condition_embeddings(condition, corpus, val_split(corpus)), discriminant)
+    told, held_out = projected(embeddings, discriminant), projected(held_out, discriminant)
     sentence_dim = told.arrays["sentence"].shape[1]
     pl.seed_everything(config["seed"], verbose=False)
     session = Session(config, name, folder, corpus)
@@ -64,8 +66,9 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
     )  # fmt: skip
     trainer = config["trainer"]
     train = GanBatches(
-        corpus, "train", told, trainer["batch_size"], config["seed"], config["data"]["image_px"]
-    )
+        corpus, "train", told, trainer["batch_size"], config["seed"], config["data"]["image_px"],
+        share=ranks.share(),
+    )  # fmt: skip
     start = session.resume(module)
     data = SpeechImageData(
         train, None, start, trainer["max_steps"], generator.image_sizes, trainer["num_workers"]
@@ -81,7 +84,8 @@ def fit_gan(config: dict[str, Any], name: str, folder: Path, condition: Resolved
 
     split = val_split(corpus)
     grid = sample_grid(config, session, corpus, split, shown, _noise_painter(config))
-    watch = watch_quality(config, corpus, split, shown, lambda module: _averaged(module, config["seed"]))
+    with ranks.in_turn():
+        watch = watch_quality(config, corpus, split, shown, lambda module: _averaged(module, config["seed"]))
     session.fit(module, data, [grid, *watch])
     parts = nn.ModuleDict(
         {"generator": module.inference_module(), "discriminators": nn.ModuleList(module.discriminators)}

@@ -1,13 +1,14 @@
-"""The local journal, always written, and Weights & Biases, offline unless asked otherwise.
+"""Weights & Biases, offline unless asked otherwise.
 
-The journal is the truth: JSON lines keyed by step, appended and flushed.  wandb gets the same
-scalars and the sample grids; no failure of wandb ever stops a run.
+The journal (`journal.py`) is the truth.  wandb gets the same scalars and the sample grids; no failure of wandb
+ever stops a run.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,61 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from speech2image.errors import DataError
-
-
-class Journal:
-    """Append-only JSON lines of one run.
-
-    Args:
-        path: `journal.jsonl` of the run.
-        resume_step: lines of later steps, written by a killed run, are dropped; None: keep all.
-    """
-
-    def __init__(self, path: Path, resume_step: int | None = None) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and resume_step is not None:
-            _cut_after(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, step: int, kind: str, **values: Any) -> None:
-        """Append one line and hand it to the operating system.
-
-        Raises:  DataError: the disk is full.
-        """
-        line = {"step": step, "time": round(time.time(), 3), "kind": kind, **values}
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: step {step} cannot be written ({error.strerror})",
-                "Free space, then give the same command: the run continues from its checkpoint.",
-            ) from None
-
-    def close(self) -> None:
-        """Sync to disk and close."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-
-def _cut_after(path: Path, step: int) -> None:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line cut by a kill
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+from speech2image.training.wandb_files import (
+    journal_history,
+    read_records,
+    require_answer,
+    sample_grids,
+    within,
+)
 
 
 class WandbLogger:
-    """A wandb run with the id of ours; every call survives a broken wandb.
+    """A wandb run with the id of ours; no failure of wandb or the network stops a run or holds it up for long.
+
+    Online needs an answer of the server within `ANSWER_S` and a started run within `INIT_S`; else the run is logged
+    offline.  The end waits `FINISH_S` for the upload.  Whatever fails is said in one warning that names the command
+    which uploads the run from its journal later.
 
     Args:
         mode: `offline`, `online` or `disabled`.
@@ -80,50 +41,84 @@ class WandbLogger:
         folder: run folder; wandb's files go below it.
         config: resolved configuration shown in the dashboard.
         about: further arguments of `wandb.init`: group, job_type, tags, notes.
+
+    Attributes:
+        mode: what it is: `offline` also where online could not be had, `disabled` where nothing could.
+        next_step: first step that the run does not hold yet: 0 but for one that is continued online.
     """
+
+    ANSWER_S, INIT_S, FINISH_S, DISK_S = 5.0, 15.0, 15.0, 3.0
 
     def __init__(
         self, mode: str, project: str, entity: str | None, run_id: str, folder: Path, config: dict[str, Any],
         about: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self._run: Any = None
+        self.mode, self.next_step, self._run = "disabled", 0, None
+        self._folder, self._run_id = folder, run_id
+        self._steps: set[int] = set()
         if mode == "disabled":
             return
-        os.environ.setdefault("WANDB_SILENT", "true")
-        try:
-            import wandb
+        os.environ.setdefault("WANDB_SILENT", "true")  # nor does wandb ask for a key then
+        arguments = {
+            "project": project, "entity": entity, "id": run_id, "name": run_id, "dir": str(folder), "config": config,
+            **(about or {}),
+        }  # fmt: skip
+        reason: Exception | None = None
+        for asked in ("online", "offline") if mode == "online" else ("offline",):
+            try:
+                self._run = self._start(asked, arguments)
+            except Exception as error:  # noqa: BLE001  wandb down, no disk, no login: training goes on
+                reason = reason or error
+                continue
+            self.mode, self.next_step = asked, int(self._run.step)
+            break
+        if reason is not None:
+            self._warn(f"wandb is {'off' if self._run is None else 'offline'} for this run: {_short(reason)}")
 
-            self._run = wandb.init(
-                mode=mode,  # type: ignore[arg-type]
- project=project, entity=entity, id=run_id, name=run_id, dir=str(folder),
-                config=config, resume="allow" if mode == "online" else None, **(about or {}),
-            )  # fmt: skip
-        except Exception as error:  # noqa: BLE001  wandb down, no disk, no login: training goes on
-            warnings.warn(f"wandb is off for this run: {error}", stacklevel=2)
+    def _start(self, mode: str, arguments: dict[str, Any]) -> Any:
+        import wandb
+
+        known = getattr(wandb.Settings, "model_fields", {})
+        limits = {"init_timeout": self.INIT_S, "finish_timeout": self.FINISH_S, "finish_timeout_raises": True}
+        settings = wandb.Settings(**{key: limit for key, limit in limits.items() if key in known})
+        if mode == "online":
+            require_answer(str(wandb.setup().settings.base_url), self.ANSWER_S)
+        return wandb.init(
+            mode=mode,  # type: ignore[arg-type]
+            resume="allow" if mode == "online" else None, settings=settings, **arguments,
+        )  # fmt: skip
+
+    def catch_up(self, last_step: int) -> None:
+        """Tell wandb what the run's journal and sample grids hold and it does not, up to a step; once, at the start.
+
+        A continued run's offline files are then whole, and those of earlier sessions, which `wandb sync` would
+        upload over each other, are removed.
+        """
+        if self._run is None:
+            return
+        grids = sample_grids(self._folder, last_step)
+        history = journal_history(self._folder, last_step)
+        for step in sorted({*history, *grids}):
+            self.log(step, history.get(step, {}))
+            if step in grids:
+                self.log_picture(step, "samples", grids[step])
+        if self.mode == "offline" and self._run is not None:
+            mine = Path(self._run.dir).parent
+            for earlier in mine.parent.glob(f"offline-run-*-{self._run_id}"):
+                if earlier.name != mine.name:
+                    shutil.rmtree(earlier, ignore_errors=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Log scalars at our own step."""
-        self._call(lambda: self._run.log(values, step=step))
+        self._log(step, lambda: values)
 
     def log_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Log one image, `(H, W, 3)` uint8."""
-
-        def send() -> None:
-            import wandb
-
-            self._run.log({name: wandb.Image(image)}, step=step)
-
-        self._call(send)
+        self._log(step, lambda: {name: _image(image)})
 
     def log_picture(self, step: int, name: str, path: Path) -> None:
         """Log the picture of a file."""
-
-        def send() -> None:
-            import wandb
-
-            self._run.log({name: wandb.Image(str(path))}, step=step)
-
-        self._call(send)
+        self._log(step, lambda: {name: _image(str(path))})
 
     @property
     def place(self) -> str | None:
@@ -132,24 +127,80 @@ class WandbLogger:
             return None
         return str(self._run.url or Path(self._run.dir).parent)
 
-    @property
-    def next_step(self) -> int:
-        """First step that a run continued online does not hold yet; 0 for a new one."""
-        return 0 if self._run is None else int(self._run.step)
-
     def summarise(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Set summary values, which a second call overwrites; `make` may make media and may fail."""
         self._call(lambda: self._run.summary.update(dict(make())))
 
-    def close(self) -> None:
-        """Finish the wandb run."""
-        self._call(lambda: self._run.finish())
+    def close(self, exit_code: int = 0) -> None:
+        """Finish the wandb run, within `FINISH_S` and a little; look whether its records reached the disk."""
+        folder = None if self._run is None else Path(self._run.dir).parent
+        self._call(lambda: within(self.FINISH_S + 5, lambda: self._run.finish(exit_code), "wandb's end"))
+        if self._run is not None and folder is not None and not self._reached_disk(folder):
+            self._warn(f"wandb's files in {folder} lack records of this run (is the disk full?)")
+        self._run = None
 
-    def _call(self, action: Any) -> None:
+    def _reached_disk(self, folder: Path) -> bool:
+        """Return whether all records are in the file; wandb writes the last ones after it says it is done."""
+        end = time.monotonic() + self.DISK_S
+        while not _is_whole(folder, self._steps):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _log(self, step: int, make: Callable[[], dict[str, Any]]) -> None:
+        if self._run is None or step < self.next_step:
+            return
+        self._steps.add(step)
+        self._call(lambda: self._run.log(make(), step=step))
+
+    def _call(self, action: Callable[[], Any]) -> None:
         if self._run is None:
             return
         try:
             action()
         except Exception as error:  # noqa: BLE001  as above
-            warnings.warn(f"wandb failed and is off from here: {error}", stacklevel=2)
-            self._run = None
+            self._warn(f"wandb failed and is off from here: {_short(error)}")
+            self._run, self.mode = None, "disabled"
+            _let_go()
+
+    def _warn(self, what: str) -> None:
+        home = self._folder if self._folder.name == self._run_id else self._folder.parent
+        later = f"speech2image report runs=[{home}] logger=online"
+        warnings.warn(
+            f"{what}. Training is not touched, its journal holds everything; to upload it later type: {later}",
+            stacklevel=3,
+        )
+
+
+def _image(content: Any) -> Any:
+    import wandb
+
+    return wandb.Image(content)
+
+
+def _short(error: Exception) -> str:
+    """Return the first line of a message: wandb's go on with what its server said."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _is_whole(folder: Path, steps: set[int]) -> bool:
+    """Return whether the `.wandb` file of a finished run ends as it should and holds every step."""
+    try:
+        from wandb.proto import wandb_internal_pb2 as protocol
+
+        path = next(folder.glob("run-*.wandb"))
+        kinds = [
+            protocol.Record.FromString(record).WhichOneof("record_type") for record in read_records(path)
+        ]
+    except Exception:  # noqa: BLE001  another wandb with other files: nothing is known
+        return True
+    return kinds.count("history") >= len(steps) and "exit" in kinds
+
+
+def _let_go() -> None:
+    """Give up a service of wandb that failed, so that the next run of this process starts another and its end is quiet."""
+    with contextlib.suppress(Exception):
+        import wandb
+
+        within(WandbLogger.FINISH_S + 5, wandb.teardown, "wandb's end")

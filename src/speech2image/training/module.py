@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from speech2image.data.order import addressed_rng
 from speech2image.errors import TrainingError
 from speech2image.hub.weights import fill_module
-from speech2image.training.ranks import on_any_rank, share, world_size
+from speech2image.training.random_state import random_state, restore_random_state, seed_everything
+from speech2image.training.ranks import on_any_rank, rank, share, world_size
 from speech2image.training.sharded import cut_like_parameters, own_part, whole_state
 from speech2image.training.synchronised import averaged
 
@@ -54,6 +55,7 @@ class TrainingModule(pl.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._pending_optimizers: list[dict[str, Any]] | None = None
+        self._pending_random: dict[str, Any] | None = None
 
     # ---- randomness --------------------------------------------------------------------------
     def rng(self, stream: str) -> np.random.Generator:
@@ -84,6 +86,10 @@ class TrainingModule(pl.LightningModule):
         """Draw uniform float32 in [0, 1) of `shape`, the same on every rank, on the device of the module."""
         draws = self.rng(stream).random(shape, dtype=np.float32)
         return torch.from_numpy(draws).to(self.device, non_blocking=True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the global generators, so that dropout depends on the step and not on what was drawn before it."""
+        seed_everything(self.rng(f"global/{rank()}" if rank() else "global"))
 
     # ---- scalars -----------------------------------------------------------------------------
     def record(self, **scalars: Tensor | float) -> None:
@@ -148,6 +154,10 @@ class TrainingModule(pl.LightningModule):
             for opt, state in zip(optimizers, self._pending_optimizers, strict=True):
                 opt.load_state_dict(cut_like_parameters(state, opt))
             self._pending_optimizers = None
+        if self._pending_random is not None:
+            restore_random_state(self._pending_random)
+            self._pending_random = None
+        self._sums = {name: total.to(self.device) for name, total in self._sums.items()}
         self._apply_schedule()
 
     def finish_step(self, batch_size: int) -> None:
@@ -177,7 +187,9 @@ class TrainingModule(pl.LightningModule):
         return ()
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """Return everything a resumed run needs: trained weights, optimizers and counters.
+        """Return everything a resumed run needs: trained weights, optimizers, counters, sums since the last flush.
+
+        The position in the data is `train_step`, and so is that of every random stream.
 
         All ranks ask together; what the first gets is whole.
 
@@ -192,6 +204,8 @@ class TrainingModule(pl.LightningModule):
             "images_seen": self.images_seen,
             "module": whole_state({k: v for k, v in self.state_dict().items() if not k.startswith(frozen)}),
             "optimizers": whole_state([opt.state_dict() for opt in self._raw_optimizers()]),
+            "pending": self.pending_records(),
+            "random": random_state(),
         }
 
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:
@@ -207,6 +221,20 @@ class TrainingModule(pl.LightningModule):
         self.train_step = int(state["train_step"])
         self.images_seen = int(state["images_seen"])
         self._pending_optimizers = list(state["optimizers"])
+        self._pending_random = state["random"]
+        self.restore_records(state["pending"])
+
+    def pending_records(self) -> dict[str, Any]:
+        """Return what was recorded since the last flush, the mean of all ranks; they ask together."""
+        return {"sums": dict(self._averaged_sums()), "counts": dict(self._counts)}
+
+    def restore_records(self, pending: dict[str, Any]) -> None:
+        """Take over what `pending_records` returned."""
+        self._sums, self._counts = dict(pending["sums"]), dict(pending["counts"])
+
+    def sharded_networks(self) -> list[nn.Module]:
+        """Return what `trainer.strategy=fsdp` cuts into shards; `ranks.start` refuses it where there is nothing."""
+        return []
 
     def inference_module(self) -> nn.Module:
         """Return the network that `embed` or `generate` use: the module itself unless overridden."""

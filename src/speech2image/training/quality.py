@@ -28,6 +28,7 @@ from speech2image.images.grid import to_uint8
 from speech2image.metrics.imageset import ImageSet
 from speech2image.metrics.probe import Probe, scale
 from speech2image.metrics.protocol import PROTOCOLS
+from speech2image.training import ranks
 from speech2image.training.callbacks import JournalWriter
 from speech2image.training.fit import device_of
 from speech2image.training.module import TrainingModule
@@ -136,12 +137,14 @@ class QualityWatch(pl.Callback):
         every: steps between measurements.
         max_share: largest share of the training time; a measurement that would exceed it is left out, which is
             said once.  1: no limit.
+        agree: makes one decision of those of all processes that paint together.
     """
 
     def __init__(
         self, quality: ImageQuality, held_out: Sequence[Chunk], painter_of: Callable[[pl.LightningModule], Painter],
-        every: int, max_share: float,
+        every: int, max_share: float, agree: Callable[[bool], bool] = bool,
     ) -> None:  # fmt: skip
+        self.agree = agree
         self.quality, self.held_out, self.painter_of = quality, held_out, painter_of
         self.every, self.max_share = every, max_share
         self.seconds, self._cost, self._start = 0.0, 0.0, time.perf_counter()
@@ -177,8 +180,8 @@ class QualityWatch(pl.Callback):
         values = self.quality.measure(images)
         self._cost, self._measured = _now(module.device) - start, module.train_step
         self.seconds += self._cost
-        values["val_quality_seconds"] = round(self._cost, 4)
-        writer.write_validation(module.train_step, {k: float(f"{v:.6g}") for k, v in values.items()})
+        values = {k: float(f"{v:.6g}") for k, v in values.items()}
+        writer.write_validation(module.train_step, values, {"val_quality_seconds": round(self._cost, 4)})
         return None
 
     def _paint(self, module: TrainingModule, start: float) -> Tensor | None:
@@ -195,7 +198,7 @@ class QualityWatch(pl.Callback):
 
     def _affords(self, seconds: float) -> bool:
         elapsed = time.perf_counter() - self._start
-        return self.max_share >= 1 or self.seconds + seconds <= self.max_share * elapsed
+        return self.max_share >= 1 or self.agree(self.seconds + seconds <= self.max_share * elapsed)
 
     def _tell(self, writer: JournalWriter, step: int) -> None:
         if not self._has_told:
@@ -239,7 +242,10 @@ def watch_quality(
         (addresses[start : start + size], shown(picks[start : start + size]))
         for start in range(0, count, size)
     ]
-    return [QualityWatch(quality, held_out, painter_of, options["every"], options["max_share"])]
+    agree = ranks.first_says if trainer["strategy"] == "fsdp" else bool
+    # Where runs repeat bitwise, the clock must not decide what is measured.
+    max_share = 1 if trainer["deterministic"] else options["max_share"]
+    return [QualityWatch(quality, held_out, painter_of, options["every"], max_share, agree)]
 
 
 def _now(device: torch.device) -> float:

@@ -25,7 +25,16 @@ from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
 
 _PATIENCE = timedelta(seconds=2)
 """A waiting rank looks so often whether another one has failed."""
-_LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "recvValue", "sendBytes", "failed to")
+_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "Broken pipe",
+    "imed out",
+    "NCCL",
+    "recvValue",
+    "sendBytes",
+    "failed to",
+)
 
 
 class Place(NamedTuple):
@@ -120,7 +129,7 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
     )  # fmt: skip
     atexit.register(leave)
     if place.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
 
 
 def leave() -> None:
@@ -189,6 +198,7 @@ def together(config: Mapping[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         if world_size() > 1:
+            sys.stderr = sys.__stderr__
             _end(error)
         raise
 
@@ -304,6 +314,11 @@ def by_first(work: Callable[[], None]) -> None:
     wait_for_all()
 
 
+def first_says(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Return the first rank's `flag` on every rank."""
+    return on_any_rank(flag and is_first(), device)
+
+
 def on_any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Return whether `flag` holds on any rank; every rank must ask at the same step, and all hear the same."""
     if world_size() == 1:
@@ -326,6 +341,7 @@ def check_agreement(**facts: int | str) -> None:
         found = [other[name] for other in told]
         if len(set(found)) > 1:
             raise TrainingError(
-                f"the ranks do not agree on {name}: " + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
+                f"the ranks do not agree on {name}: "
+                + ", ".join(f"rank {r}: {v}" for r, v in enumerate(found)),
                 "Every rank must see the same files: put paths.runs and paths.cache on a shared disk.",
             )

@@ -57,10 +57,22 @@ class Run:
 
 
 def write_info(folder: Path, info: dict[str, Any]) -> None:
-    """Write `run.json` whole or not at all."""
+    """Write `run.json` whole or not at all.
+
+    Raises:  DataError: the disk is full or read-only.
+    """
     temporary = folder / "run.json.part"
-    temporary.write_text(json.dumps(info, indent=1) + "\n")
-    os.replace(temporary, folder / "run.json")
+    try:
+        with temporary.open("w") as file:
+            file.write(json.dumps(info, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / "run.json")
+    except OSError as error:
+        raise DataError(
+            f"{folder / 'run.json'} cannot be written: {error.strerror or error}",
+            "Free space or make the folder writable, then give the same command: the run continues.",
+        ) from None
 
 
 def new_info(run_id: str, stage: str, name: str, corpus: str) -> dict[str, Any]:

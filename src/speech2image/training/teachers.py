@@ -158,5 +158,7 @@ class WithTeacher(Dataset[dict[str, Any]]):
         rows = batch["image_index"].numpy()
         share: Share = getattr(self.batches, "share", WHOLE)
         rng = addressed_rng(self.seed, "teacher_view", step)
-        views = rng.integers(0, self.features.shape[1], share.of * len(rows))[share.rows(share.of * len(rows))]
+        views = rng.integers(0, self.features.shape[1], share.of * len(rows))[
+            share.rows(share.of * len(rows))
+        ]
         return {**batch, "teacher": torch.from_numpy(self.features[rows, views])}

@@ -40,6 +40,32 @@ def test_resumed_run_counts_its_later_lines(tmp_path: Path) -> None:
     assert journal.num_repeated == 2
 
 
+def test_clock_lies_beside_and_forgets_what_a_killed_session_did_too_much(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "journal.jsonl",
+        {"step": 2, "kind": "train", "loss": 2.0},
+        {"step": 4, "kind": "train", "loss": 1.0},
+        {"step": 4, "kind": "val", "val_fid": 9.0},
+    )
+    _write(
+        tmp_path / "clock.jsonl",
+        {"step": 0, "time": 100.0, "event": "start"},
+        {"step": 2, "time": 110.0, "images_per_s": 5.0},
+        {"step": 4, "time": 900.0, "images_per_s": 1.0},
+        {"step": 2, "time": 5000.0, "event": "start"},
+        {"step": 4, "time": 5020.0, "images_per_s": 6.0},
+        {"step": 4, "time": 5021.0, "val_quality_seconds": 0.5},
+        {"step": 4, "time": 5022.0, "event": "note", "quality": "spaced out"},
+        {"step": 4, "time": 5023.0, "event": "end"},
+    )
+    journal = read_journal(path)
+    assert journal.train["images_per_s"].values.tolist() == [5.0, 6.0]
+    assert journal.val["val_quality_seconds"].steps.tolist() == [4]
+    assert journal.elapsed == {0: 0.0, 2: 10.0, 4: 33.0} and journal.seconds == 33.0
+    assert [event["event"] for event in journal.events] == ["note"]
+    assert (journal.num_lines, journal.num_damaged, journal.num_repeated) == (3, 0, 0)
+
+
 def test_bytes_that_are_no_text_are_a_damaged_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'\xff\xfe\x00\n[1]\n"x"\n{"no_step": 1}\n{"step": 1, "loss": 3}\n')

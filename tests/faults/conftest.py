@@ -1,0 +1,20 @@
+"""Toy runs that campaigns of faults kill; how many rounds they run is in `tests/conftest.py`."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Toys: Any = runpy.run_path(str(Path(__file__).with_name("toys.py")))["Toys"]
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toys]:
+    """Toy runs of every trainer in forks of one process."""
+    made = Toys(tmp_path_factory.mktemp("toys"))
+    yield made
+    made.close()
