@@ -1,4 +1,4 @@
-"""Toy runs that campaigns of faults kill; how many rounds they run is in `tests/conftest.py`."""
+"""Toy runs for the faults; how many rounds a campaign has says the fixture `rounds` in `tests/conftest.py`."""
 
 from __future__ import annotations
 

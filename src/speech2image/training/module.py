@@ -112,7 +112,7 @@ class TrainingModule(pl.LightningModule):
         """Return the running sums, averaged over the ranks; every rank asks at the same step."""
         if world_size() == 1 or not self._sums:
             return self._sums
-        names = sorted(self._sums)
+        names = list(self._sums)
         means = averaged(torch.stack([self._sums[name].to(self.device) for name in names]))
         return dict(zip(names, means.unbind(), strict=True))
 
