@@ -132,8 +132,9 @@ def run_watched(count: int, attempt: Callable[[int], object], folder: Path) -> t
         if status != 0:
             name = signal.Signals(status & 127).name if status & 127 else f"exit {status >> 8}"
             wrong.append(f"attempt {started[-1] if started else start} ended its process: {name}")
-            end = (started[-1] if started else start) + 1
-        start = end
+        start = (
+            started[-1] if started else start
+        ) + 1  # a child may have stopped before the end of its chunk
     return wrong, refused, peak
 
 

@@ -179,7 +179,7 @@ def test_images(form: str, full: int, tmp_path: Path, rounds: Rounds) -> None:
         rounds(100 if form == "png" else 50, full),
         tmp_path,
         0.2,
-        0.95,
+        0.99,
     )
 
 
