@@ -25,13 +25,11 @@ KEY = {"WANDB_API_KEY": "a" * 40}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(long_runs: Any) -> Any:
     """The program that trains toys by forks, and a codec trained without wandb."""
-    made = runpy.run_path(str(HERE / "long_runs.py"))["LongRuns"](tmp_path_factory.mktemp("wandb_down"))
-    found = made.train("codec", "none", *WORDS)
-    assert found["codes"] == [0], made.log()
-    yield made
-    made.close()
+    found = long_runs.train("codec", "none", *WORDS)
+    assert found["codes"] == [0], long_runs.log()
+    return long_runs
 
 
 @pytest.fixture
@@ -61,10 +59,9 @@ def results(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "weights.safetensors").read_bytes(), (folder / "journal.jsonl").read_bytes()
 
 
-FAULTS = (
-    "no network", "no such server", "silent server", "not logged in", "wandb.log raises", "service killed",
-    "disk full", "server falls silent",
-)  # fmt: skip
+SAMPLE = ("silent server", "not logged in", "service killed", "disk full", "server falls silent")
+ALL = (*SAMPLE, "no network", "no such server", "wandb.log raises")
+FAULTS = ALL if os.environ.get("SPEECH2IMAGE_FAULTS") == "full" else SAMPLE
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -100,8 +97,8 @@ def test_fault_of_wandb_leaves_training_as_it_is(
     record_property(fault, found)
     print(f"\n{fault}: {({key: round(value, 2) for key, value in spent.items()})} of {found['seconds']:.1f} s; "
           f"{found['warnings'][0].split('. Training')[0]}")  # fmt: skip
-    assert spent["__init__"] < (25 if is_full else 15)
-    assert spent["close"] < (45 if is_full else 25)
+    assert spent["__init__"] < 25
+    assert spent["close"] < 45
     offline = list(folder.glob("wandb/offline-run-*"))
     if mode == "online" and hurt is None:
         assert steps_of(WandbRun(offline[0])) == list(range(1, STEPS + 1)), "offline instead"
@@ -124,7 +121,7 @@ def one_run_every_step_once(receiver: Any, folder: Path) -> None:
     assert list(receiver.state()["runs"]) == [folder.name]
     rows = receiver.history(folder.name)
     assert [row["_step"] for row in rows] == list(range(1, STEPS + 1))
-    assert all("loss_codec" in row or any(key.startswith("loss") for key in row) for row in rows)
+    assert all(any(key.startswith("loss") for key in row) for row in rows)
 
 
 def test_killed_and_continued_offline_run_syncs_as_one(runs: Any, receiver: Any) -> None:
