@@ -88,7 +88,9 @@ class LongRuns:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"codes": "the program died"}')
+        answer: dict[str, Any] = json.loads(
+            self._process.stdout.readline() or '{"codes": "the program died"}'
+        )
         return answer
 
     def log(self) -> str:
@@ -201,7 +203,11 @@ def _seen() -> list[float]:
     text = Path("/proc/self/status").read_text()
     private = re.search(r"RssAnon:\s+(\d+)", text)
     assert private is not None
-    return [int(private[1]) * 1024 / 1e6, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))]
+    return [
+        int(private[1]) * 1024 / 1e6,
+        len(os.listdir("/proc/self/fd")),
+        len(os.listdir("/proc/self/task")),
+    ]
 
 
 def _clocked(owner: Any) -> dict[str, float]:

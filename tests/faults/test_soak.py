@@ -74,7 +74,9 @@ def test_long_run_neither_grows_nor_stalls(
     assert figures["steps with a journal line: median ms"] < 1.5 * figures["plain steps: median ms"]
 
 
-def test_jobs_of_a_sweep_give_their_memory_back(runs: Any, record_property: Callable[[str, object], None]) -> None:
+def test_jobs_of_a_sweep_give_their_memory_back(
+    runs: Any, record_property: Callable[[str, object], None]
+) -> None:
     """Jobs of one process, each with batches of its own lengths, and its own corpus opened."""
     words = ("trainer.max_steps=6", "trainer.batch_size=16")
     jobs = [runs.words("encoder", "sweep", f"seed={seed}", *words) for seed in range(5)]
