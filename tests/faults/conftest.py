@@ -1,27 +1,15 @@
-"""How many rounds a campaign of faults runs (a sample in `make test`, all in `make faults`), and toy runs."""
+"""Toy runs for the faults; how many rounds a campaign has says the fixture `rounds` in `tests/conftest.py`."""
 
 from __future__ import annotations
 
-import os
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 Toys: Any = runpy.run_path(str(Path(__file__).with_name("toys.py")))["Toys"]
-
-
-@pytest.fixture(scope="session")
-def rounds() -> Callable[[int, int], int]:
-    """Choose between the sample and the full count of rounds: `SPEECH2IMAGE_FAULTS=full` asks for all."""
-    full_asked = os.environ.get("SPEECH2IMAGE_FAULTS") == "full"
-
-    def choose(sample: int, full: int) -> int:
-        return full if full_asked else sample
-
-    return choose
 
 
 @pytest.fixture(scope="session")

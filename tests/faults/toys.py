@@ -144,6 +144,7 @@ def words_of(root: Path, toy: str, runs: str) -> list[str]:
 def _train(
     root: Path, toy: str, runs: str, words: list[str], after_s: float | None = None,
     after_saves: int | None = None, signals: Sequence[int] = (), max_file_bytes: int | None = None,
+    to_all: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a fork.
 
@@ -151,30 +152,45 @@ def _train(
         after_s: seconds at which `signals` are sent, from the first file of the run on.
         after_saves: or the number of the save of this session in the middle of which they are sent.
         signals: sent one right after the other.
+        to_all: to the loader processes of the run too, and first.
         max_file_bytes: no file may grow beyond it, as on a full disk.
     """
     start, child = time.perf_counter(), os.fork()
     if child == 0:
         _be_a_run([*words_of(root, toy, runs), *words], max_file_bytes)
-    saves, is_saving, first, sent = 0, False, None, None
+    saves, was_saving, first, sent = 0, False, None, None
+    folder: Path | None = None
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         now = time.perf_counter()
         if done:
             break
-        if first is None and any((root / runs).glob("*/clock.jsonl")):
+        if folder is None:
+            folder = next((path.parent for path in (root / runs).glob("*/clock.jsonl")), None)
             first = now
-        if after_saves is not None and sent is None:
-            was, is_saving = is_saving, any((root / runs).glob("*/checkpoints/*.part"))
-            saves += is_saving and not was
-        is_time = first is not None and after_s is not None and now - first >= after_s
+        if folder is not None and after_saves is not None and sent is None:
+            is_saving = _is_saving(folder / "checkpoints")
+            saves, was_saving = saves + (is_saving and not was_saving), is_saving
+        is_time = folder is not None and after_s is not None and now - first >= after_s
         if sent is None and signals and (is_time or (after_saves is not None and saves >= after_saves)):
             sent = now
             for number in signals:
-                os.kill(child, number)
-        time.sleep(0.0001 if sent is None else 0.001)
+                for target in (*(_children(child) if to_all else ()), child):
+                    os.kill(target, number)
+        time.sleep(0.0002 if sent is None and folder is not None else 0.002)
     return {"code": os.waitstatus_to_exitcode(status), "seconds": now - start,
             "latency": None if sent is None else now - sent}  # fmt: skip
+
+
+def _children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def _is_saving(checkpoints: Path) -> bool:
+    try:
+        return any(name.endswith(".part") for name in os.listdir(checkpoints))
+    except OSError:
+        return False
 
 
 def _be_a_run(words: list[str], max_file_bytes: int | None) -> None:

@@ -29,7 +29,14 @@ from speech2image.training import cost_model
 from speech2image.training.machine import measure
 from speech2image.training.step_counts import step_parts
 
-TOYS = ("stackgan_v2_birds", "stackgan_v2_birds_64", "s2ivq_d_birds", "sen_birds", "speechclip_birds", "codec_birds")
+TOYS = (
+    "stackgan_v2_birds",
+    "stackgan_v2_birds_64",
+    "s2ivq_d_birds",
+    "sen_birds",
+    "speechclip_birds",
+    "codec_birds",
+)
 FRAMES = 300
 
 
@@ -54,7 +61,9 @@ def one_step(config: dict[str, Any], images: int) -> Any:
     return step
 
 
-def predicted_s(config: dict[str, Any], work: cost_model.Work, folder: Path) -> tuple[float, dict[str, float]]:
+def predicted_s(
+    config: dict[str, Any], work: cost_model.Work, folder: Path
+) -> tuple[float, dict[str, float]]:
     """Return the seconds of kernels and updates that the model gives, and what was measured for it."""
     found = measure(folder, torch.device("cpu"), half=False, clock=time.process_time)
     hardware = {
@@ -92,14 +101,18 @@ def main() -> None:
                     made[name]["predicted_s"].append(predicted)
                     made[name]["measured_s"].append(measured)
                     made[name]["machine"].append(found)
-    print(f"{'toy':<24}{'predicted':>10}{'measured':>10}{'ratio':>7}   measured from .. to, {options.rounds} rounds")
+    print(
+        f"{'toy':<24}{'predicted':>10}{'measured':>10}{'ratio':>7}   measured from .. to, {options.rounds} rounds"
+    )
     for name, entry in made.items():
         predicted, measured = (statistics.median(entry[key]) for key in ("predicted_s", "measured_s"))
         entry["ratio"] = statistics.median(
             p / m for p, m in zip(entry["predicted_s"], entry["measured_s"], strict=True)
         )
         spread = f"{1000 * min(entry['measured_s']):.0f} .. {1000 * max(entry['measured_s']):.0f} ms"
-        print(f"{name:<24}{1000 * predicted:>7.0f} ms{1000 * measured:>7.0f} ms{entry['ratio']:>7.2f}   {spread}")
+        print(
+            f"{name:<24}{1000 * predicted:>7.0f} ms{1000 * measured:>7.0f} ms{entry['ratio']:>7.2f}   {spread}"
+        )
     if options.out:
         options.out.write_text(json.dumps(made, indent=1) + "\n")
 

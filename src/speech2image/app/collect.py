@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from speech2image.app.standings import GOING, Standing, counts, own_words, standings, table, watch
-from speech2image.app.sweeps import Sweep, all_sweeps, find_sweep
+from speech2image.app.sweeps import ENDED_WELL, Sweep, all_sweeps, find_sweep
 from speech2image.errors import SweepError
+from speech2image.training.study import SETTINGS
 
 
 def run(config: dict[str, Any]) -> None:
@@ -32,7 +33,7 @@ def run(config: dict[str, Any]) -> None:
 def finish(
     sweep: Sweep, found: Sequence[Standing] | None = None, paths: dict[str, Any] | None = None
 ) -> None:
-    """Make the one report of a sweep that has ended.
+    """Make the one report of a sweep that has ended; of a single job elsewhere, say what it made.
 
     Args:
         sweep: its records.
@@ -45,13 +46,16 @@ def finish(
     named = [
         (f"job {one.job.number} ({own})", f"{one.state}: {one.reason}".removesuffix(": "))
         for one, own in zip(found, own_words(found), strict=True)
-        if one.state != "finished"
+        if one.state not in ENDED_WELL
     ]
     if sweep.verb == "train" and folders and len(found) > 1:
         from speech2image.app.train import after_sweep
 
         after_sweep(folders, sweep.id, paths or sweep.paths, named)
-    if named:
+    elif len(found) == 1 and folders and sweep.launcher != "basic":
+        print(folders[0])
+    is_search = (sweep.folder / SETTINGS).is_file()  # which goes on past failed trials, and has named them
+    if named and not (is_search and folders):
         lines = "\n".join(f"  - {name}: {reason}" for name, reason in named)
         raise SweepError(
             f"{len(named)} of {len(found)} jobs of sweep {sweep.id} did not finish:\n{lines}",

@@ -50,10 +50,13 @@ def register() -> Callable[[], list[tuple[Sweep, bool]]]:
     """
     from hydra.core.config_store import ConfigStore
 
+    from speech2image.app.sweeper import OptunaSearch
+
     _OPENED.clear()
-    basic, *_ = [register_plugin(launcher) for launcher in (BasicSweep, JoblibSweep, SlurmSweep)]
-    # Hydra has one of this name, hydra-joblib-launcher the other: ours stand in their place.
-    ConfigStore.instance().repo.get("hydra", {}).get("launcher", {}).pop("joblib.yaml", None)
+    basic, *_ = [register_plugin(one) for one in (BasicSweep, JoblibSweep, SlurmSweep, OptunaSearch)]
+    # Hydra has one of these names, installed plugins may have the others: ours stand in their place.
+    for group, name in (("launcher", "joblib.yaml"), ("sweeper", "optuna.yaml")):
+        ConfigStore.instance().repo.get("hydra", {}).get(group, {}).pop(name, None)
     ConfigStore.instance().store("basic", {"_target_": basic}, "hydra/launcher", provider="speech2image")
     return lambda: list(_OPENED.values())
 

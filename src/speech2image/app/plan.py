@@ -39,7 +39,9 @@ def run(config: dict[str, Any]) -> Path:
 
     plan = make_plan(config)
     print("\n".join(tables(plan)))
-    folder = Path(config["out"] or Path(config["paths"]["runs"]) / "plans" / f"{plan['experiment']}-{plan['hardware']}")
+    folder = Path(
+        config["out"] or Path(config["paths"]["runs"]) / "plans" / f"{plan['experiment']}-{plan['hardware']}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "plan.json", (json.dumps(plan, indent=1) + "\n").encode())
     draw_plan(plan, folder / "plan.png")
@@ -204,7 +206,18 @@ def _saving(cost: StepCost, work: Work, machine: Machine, gpus: int, every: int)
 
 
 # ---- tables -----------------------------------------------------------------------------------
-_HEAD = ("GPUs", "images/GPU", "batch", "step", "images/s", "efficiency", "hours", "GPU hours", "GB/GPU", "limited by")
+_HEAD = (
+    "GPUs",
+    "images/GPU",
+    "batch",
+    "step",
+    "images/s",
+    "efficiency",
+    "hours",
+    "GPU hours",
+    "GB/GPU",
+    "limited by",
+)
 
 
 def tables(plan: dict[str, Any]) -> list[str]:
@@ -223,7 +236,9 @@ def tables(plan: dict[str, Any]) -> list[str]:
         lines += [f"  {' and '.join(idle)} GPUs: the batch cannot be shared equally"] if idle else []
         cells = [_HEAD, *(_cells(row) for row in rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(_HEAD))]
-        lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        lines += [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells
+        ]
     last = plan["rows"]["same share"][-1]
     lines += [
         "",

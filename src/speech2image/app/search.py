@@ -110,6 +110,7 @@ class Search:
         done = [trial for trial in self._trials("COMPLETE") if trial.value is not None]
         sign = 1 if self.settings.direction == "minimize" else -1
         best = min(done, key=lambda trial: (sign * trial.value, trial.number), default=None)
+        keys = [dimension.key for dimension in self.space.dimensions]
         states = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
         return [
             TrialRow(
@@ -117,7 +118,7 @@ class Search:
                 state=states.get(trial.state.name, "open"),
                 value=trial.value if trial.state.name == "COMPLETE" else None,
                 steps=tuple(sorted(trial.intermediate_values.items())),
-                point={key: _shown(value) for key, value in trial.params.items()},
+                point={key: _shown(trial.params[key]) for key in keys if key in trial.params},
                 run=trial.user_attrs.get("run", ""),
                 message=trial.user_attrs.get("message", ""),
                 is_best=trial is best,

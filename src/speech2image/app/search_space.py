@@ -88,6 +88,14 @@ class Space:
         """Return the words of a job at a point, key to value."""
         return (*self.fixed, *(dimension.word(point[dimension.key]) for dimension in self.dimensions))
 
+    def corners(self) -> list[dict[str, Value]]:
+        """Return two points: all dimensions at their first or lowest value, and all at their last or highest."""
+        corners: list[dict[str, Value]] = [{}, {}]
+        for dimension in self.dimensions:
+            ends = dimension.values() or [float(dimension.low), float(dimension.high)]
+            corners[0][dimension.key], corners[1][dimension.key] = ends[0], ends[-1]
+        return corners
+
     def grid(self) -> list[dict[str, Value]]:
         """Return all points, the last dimension fastest.
 

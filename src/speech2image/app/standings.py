@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from speech2image.app.slurm import Heard, ask, last_words
-from speech2image.app.sweeps import Job, Sweep, is_alive
+from speech2image.app.sweeps import ENDED_WELL, Job, Sweep, is_alive
 
 #: States that may still change by themselves.
 GOING = ("waiting", "running")
-_ORDER = ("finished", "running", "waiting", "preempted", "failed")
+_ORDER = ("finished", "pruned", "running", "waiting", "preempted", "failed")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Standing:
 
     Args:
         job: its record.
-        state: finished, running, waiting, preempted (saved, nobody continues it) or failed.
+        state: finished, pruned (by a search), running, waiting, preempted (saved, nobody continues it) or failed.
         reason: why it failed or waits, in words.
         is_news: whether SLURM has just told that it ended, which no record says yet.
     """
@@ -43,7 +43,7 @@ def standings(sweep: Sweep) -> list[Standing]:
         job.slurm_job
         for job in jobs
         if job.slurm_job
-        and job.state not in ("finished", "failed")
+        and job.state not in (*ENDED_WELL, "failed")
         and not said.get(str(job.number), {}).get("ended")
     ]
     heard = ask(open_ids) if open_ids else {}
@@ -67,8 +67,8 @@ def judge(sweep: Sweep, job: Job, said: Mapping[str, str], heard: Mapping[str, H
         said: its entry in `cluster.json`.
         heard: what SLURM says now, by number; None: SLURM cannot be asked here.
     """
-    if job.state == "finished":
-        return Standing(job, "finished")
+    if job.state in ENDED_WELL:
+        return Standing(job, job.state)
     if job.state == "failed":
         return Standing(job, "failed", job.message.strip().split("\n")[0])
     if said.get("ended"):

@@ -25,9 +25,13 @@ from speech2image.data.whole import write_whole
 from speech2image.errors import DataError, Preempted, Speech2ImageError, nearest_names
 
 #: What the record of a job may say.
-STATES = ("submitted", "running", "finished", "failed", "preempted")
+STATES = ("submitted", "running", "finished", "pruned", "failed", "preempted")
+#: States of a job that nobody tries again.
+ENDED_WELL = ("finished", "pruned")
 #: Words that say where jobs run or how many are asked for, not which jobs a sweep has.
-_NOT_DEFINING = re.compile(r"hydra\.(?!sweeper\.params)|hydra/launcher=|-m$|--multirun$")
+_NOT_DEFINING = re.compile(
+    r"hydra\.(?!sweeper\.(params|metric|direction|sampler|seed)\b)|hydra/launcher=|-m$|--multirun$"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Job:
     Args:
         number: place in the sweep, from 0.
         overrides: the words of its command.
-        state: submitted, running, finished, failed or preempted (saved, continues by the same command).
+        state: submitted, running, finished, pruned (by a search), failed or preempted (saved, continues by the same command).
         run: what it made, a folder; None: nothing yet.
         message: why it failed or stopped; of a running one, what is worth knowing.
         slurm_job: its number in SLURM, `12` or `12_3`.
@@ -210,7 +214,12 @@ def write_job(path: Path, job: Job) -> None:
 
 def is_done(job: Job | None, overrides: Sequence[str], digest: str) -> bool:
     """Return whether a job with these words and this configuration has finished, and its run is still there."""
-    if job is None or job.state != "finished" or job.overrides != tuple(overrides) or job.digest != digest:
+    if (
+        job is None
+        or job.state not in ENDED_WELL
+        or job.overrides != tuple(overrides)
+        or job.digest != digest
+    ):
         return False
     return job.run is None or (job.run / "run.json").is_file()
 
@@ -235,7 +244,7 @@ def run_recorded(path: Path, perform: Callable[[], Any]) -> Job:
     state, message, made = "failed", "", None
     try:
         made = perform()
-        state = "finished"
+        state = "pruned" if isinstance(made, Path) and _is_pruned(made) else "finished"
     except Preempted as error:
         state, message = "preempted", error.message
         raise
@@ -259,6 +268,11 @@ def run_recorded(path: Path, perform: Callable[[], Any]) -> Job:
         job = dataclasses.replace(job, state=state, message=message, run=run, ended=time_now())
         keep(path, job)
     return job
+
+
+def _is_pruned(run: Path) -> bool:
+    about = _read(run / "run.json")
+    return isinstance(about, dict) and about.get("status") == "pruned"
 
 
 def _keep_nothing(path: Path, job: Job) -> None:

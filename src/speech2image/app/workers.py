@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from speech2image.app.sweeps import Job, Sweep, is_alive, read_job, run_recorded, write_job
+from speech2image.app.sweeps import ENDED_WELL, Job, Sweep, is_alive, read_job, run_recorded, write_job
 from speech2image.errors import Preempted
 
 _PATIENCE_S = 60.0
@@ -98,7 +98,7 @@ def _stopped_by_term() -> Iterator[None]:
 
 
 def _tell(job: Job) -> None:
-    what = str(job.run or "") if job.state == "finished" else job.message.split("\n")[0]
+    what = str(job.run or "") if job.state in ENDED_WELL else job.message.split("\n")[0]
     print(f"job {job.number} {job.state}: {what or job.words}", flush=True)
 
 

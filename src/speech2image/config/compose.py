@@ -70,7 +70,9 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
                 _unknown_choice(plain, name) for name in _names(value) if not _has(tree, plain, name)
             ]
             prepared.append(argument)
-        elif key != plain or (plain.startswith("hydra") and not plain.startswith("hydra.launcher.")):
+        elif key != plain or (
+            plain.startswith("hydra") and not plain.startswith(("hydra.launcher.", "hydra.sweeper."))
+        ):
             prepared.append(argument)
         else:
             prepared.append(f"++{argument}")
@@ -85,6 +87,7 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     return not shows and any(
         argument in ("-m", "--multirun")
         or (argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic")
+        or argument.startswith("hydra/sweeper=")
         for argument in arguments
     )
 

@@ -16,8 +16,10 @@ class OptunaSearchConfig:
     )
     direction: str = option("auto", "auto: by the metric's name", choices=("auto", "minimize", "maximize"))
     n_trials: int = option(20, "trials of the whole search", low=1, high=100_000)
-    n_jobs: int = option(
-        1, "trials at a time, as far as hydra/launcher runs jobs side by side", low=1, high=10_000
+    n_jobs: int | None = option(
+        None,
+        "trials asked for and trained at a time; null: as many as hydra/launcher runs, in SLURM 8",
+        low=1,
     )
     sampler: str = option("tpe", "who chooses the points", choices=("tpe", "random", "grid"))
     seed: int = option(0, "root of the sampler's draws", low=0)

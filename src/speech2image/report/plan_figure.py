@@ -54,7 +54,9 @@ def _draw_parts(axis: Any, scaling: str, rows: list[dict[str, Any]]) -> None:
         axis.bar(names, heights, bottom=bottom, label=words, color=colour, width=0.7)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for place, row in enumerate(rows):
-        axis.text(place, bottom[place], f"{row['images_per_gpu']} a GPU", ha="center", va="bottom", fontsize=8)
+        axis.text(
+            place, bottom[place], f"{row['images_per_gpu']} a GPU", ha="center", va="bottom", fontsize=8
+        )
     axis.set(title=f"{scaling}: one step", xlabel="GPUs", ylabel="ms")
     axis.set_ylim(0, 1.1 * max(bottom, default=1.0))
 

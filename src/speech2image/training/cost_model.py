@@ -132,7 +132,9 @@ def kernels_s(work: Work, machine: Machine) -> tuple[float, float, float]:
             arithmetic += by_flops
         else:
             traffic += by_bytes
-    host = sum(times for times, _, _ in work.ops) * machine.op_s + work.batch * work.normals / NORMALS_A_SECOND
+    host = (
+        sum(times for times, _, _ in work.ops) * machine.op_s + work.batch * work.normals / NORMALS_A_SECOND
+    )
     return arithmetic, traffic, host
 
 
@@ -305,7 +307,9 @@ class StepCost:
         return max(self.parts, key=lambda name: self.parts[name])
 
 
-def step_cost(work: Work, machine: Machine, ranks: int, save_every: int, strategy: Strategy = "ddp") -> StepCost:
+def step_cost(
+    work: Work, machine: Machine, ranks: int, save_every: int, strategy: Strategy = "ddp"
+) -> StepCost:
     """Return what a step costs on `ranks` GPUs.
 
     Args:

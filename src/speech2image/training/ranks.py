@@ -12,6 +12,8 @@ import os
 import re
 import socket
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
@@ -23,8 +25,10 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from speech2image.data.order import Share
 from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
 
-_PATIENCE = timedelta(seconds=2)
-"""A waiting rank looks so often whether another one has failed."""
+_PATIENCE_S = 5.0
+"""So long a rank that fails listens whether another one says why."""
+_LOOK_S = 0.02, 0.5
+"""A waiting rank looks so often at first, and so often after a while."""
 _LOST = (
     "closed by peer",
     "reset by peer",
@@ -52,9 +56,14 @@ class Place(NamedTuple):
 
 
 class _Meeting:
-    """What the ranks of this process's group share; None and 0 where it is alone."""
+    """Where the ranks of this process's group leave word for each other; None where it is alone.
 
+    Every run has its own `store`, so that what a failed job of a sweep has said does not end the next one.
+    """
+
+    place: dist.Store | None = None
     store: dist.Store | None = None
+    runs = 0
     waits = 0
 
 
@@ -119,10 +128,11 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
         os.environ.update(meeting_point(os.environ))
         url = f"env://?rank={place.rank}&world_size={place.world_size}"
         store = next(dist.rendezvous(url, timeout=timeout))[0]
-    _Meeting.store, _Meeting.waits = dist.PrefixStore("speech2image", store), 0
+    _Meeting.place = store
+    _next_run()
     if uses_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        _check_own_gpu(_Meeting.store, place)
+        _check_own_gpu(store, place)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
         world_size=place.world_size, store=dist.PrefixStore("torch", store),
@@ -136,7 +146,13 @@ def leave() -> None:
     """Part from the other ranks."""
     if _grouped():
         dist.destroy_process_group()
-    _Meeting.store = None
+    _Meeting.place = _Meeting.store = None
+
+
+def _next_run() -> None:
+    if _Meeting.place is not None:
+        _Meeting.runs += 1
+        _Meeting.store, _Meeting.waits = dist.PrefixStore(f"run/{_Meeting.runs}", _Meeting.place), 0
 
 
 def _check(config: Mapping[str, Any], place: Place | None) -> None:
@@ -175,6 +191,7 @@ def engine_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
     Lightning neither finds nor starts ranks, nor takes the signals of SLURM: gradients are averaged by
     `synchronised.py`, in the training steps.
     """
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
     devices: Any = [torch.cuda.current_device()] if on_gpu and world_size() > 1 else 1
     return {
@@ -194,6 +211,7 @@ def together(config: Mapping[str, Any]) -> Iterator[None]:
         SystemExit: another rank has failed and says why.
     """
     start(config)
+    _next_run()
     try:
         yield
     except Exception as error:
@@ -240,16 +258,12 @@ def _tell_failure() -> None:
 
 def _failed(ranks: list[int]) -> bool:
     """Return whether one of `ranks` says, within a moment, that it has failed."""
-    return any(_has_come(f"failed/{other}") for other in ranks)
-
-
-def _has_come(key: str) -> bool:
-    assert _Meeting.store is not None
-    try:
-        _Meeting.store.wait([key], _PATIENCE)
-    except dist.DistStoreError:
-        return False
-    return True
+    store, end = _Meeting.store, time.monotonic() + _PATIENCE_S
+    while store is not None and time.monotonic() < end:
+        if any(store.check([f"failed/{other}"]) for other in ranks):
+            return True
+        time.sleep(_LOOK_S[0])
+    return False
 
 
 # ---- facts ------------------------------------------------------------------------------------
@@ -289,12 +303,14 @@ def wait_for_all() -> None:
         dist.barrier()
         return
     _Meeting.waits += 1
-    key = f"wait/{_Meeting.waits}"
+    key, pause = f"wait/{_Meeting.waits}", _LOOK_S[0]
     if _Meeting.store.add(f"{key}/come", 1) == world_size():
         _Meeting.store.set(f"{key}/all", "")
-    while not _has_come(f"{key}/all"):
+    while not _Meeting.store.check([f"{key}/all"]):
         if _Meeting.store.check(["failed"]):
             raise SystemExit(2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, _LOOK_S[1])
 
 
 @contextlib.contextmanager

@@ -197,7 +197,11 @@ def count_step(config: dict[str, Any], images: int, frames: int) -> StepCounts:
     module, forward, backward = step_parts(config, images, frames, torch.device("meta"), counts)
     ledger = _Ledger(counts, config["trainer"]["precision"] == "bf16-mixed")
     ledger.watch(module)
-    with ledger, _FusedAttention(), saved_tensors_hooks(ledger.keep, lambda kept: getattr(kept, "tensor", kept)):
+    with (
+        ledger,
+        _FusedAttention(),
+        saved_tensors_hooks(ledger.keep, lambda kept: getattr(kept, "tensor", kept)),
+    ):
         told = forward()
         counts.forward_flops = counts.flops
         backward(told)
@@ -239,7 +243,11 @@ def _encoder(config: dict[str, Any], images: int, frames: int, counts: StepCount
     if branch is None and config["loss"]["objective"] != "li_et_al":
         branch = _UnknownBranch(int(encoder.sentence_dim))  # type: ignore[arg-type]
     module = EncoderModule(
-        encoder, branch, num_classes=NUM_CLASSES, **optim_arguments(config), **encoder_loss_arguments(config["loss"])
+        encoder,
+        branch,
+        num_classes=NUM_CLASSES,
+        **optim_arguments(config),
+        **encoder_loss_arguments(config["loss"]),
     ).train()
     side = config["data"]["image_px"]
     lengths = torch.full((images,), frames, device="cpu")
@@ -297,7 +305,8 @@ def _gan(config: dict[str, Any], images: int, frames: int, counts: StepCounts) -
         generator, build_discriminators(node), noise_dim=node["noise_dim"], **optim_arguments(config), **loss
     ).train()
     pyramids = [
-        ImagePyramid(tuple(torch.zeros(images, 3, side, side) for side in generator.image_sizes)) for _ in range(2)
+        ImagePyramid(tuple(torch.zeros(images, 3, side, side) for side in generator.image_sizes))
+        for _ in range(2)
     ]
     batch = {
         "sentence": torch.zeros(images, told),
@@ -357,5 +366,3 @@ def _count_parameters(module: TrainingModule, counts: StepCounts) -> None:
             counts.trained += value.numel()
         else:
             counts.frozen += value.numel()
-
-

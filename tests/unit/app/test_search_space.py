@@ -52,6 +52,11 @@ def test_space_keeps_the_other_words_and_a_later_word_replaces() -> None:
     assert space.words({"lr": 0.123456789})[-1] == "++lr=0.123457"
 
 
+def test_corners_are_the_ends_of_every_dimension() -> None:
+    corners = read_space(["++a=x,y,z", "++b=interval(0.5,2)", "++c=range(1,9,2)"]).corners()
+    assert corners == [{"a": "x", "b": 0.5, "c": 1}, {"a": "z", "b": 2.0, "c": 7}]
+
+
 def test_words_of_a_point_are_read_by_hydra_as_its_values() -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -68,7 +68,9 @@ def test_recurrent_layers_count_their_products_and_frozen_networks_no_norms() ->
     floor = 3 * 2 * 2 * 4 * steps * 3 * units * units * recurrent["rnn_layers"]
     assert counts.flops > floor
     assert 2 * steps < counts.num_ops < 40 * steps
-    assert count_step(plan_of("sen_cub"), 2, 200).num_norms == 4  # Inception is frozen: only the encoder's two
+    assert (
+        count_step(plan_of("sen_cub"), 2, 200).num_norms == 4
+    )  # Inception is frozen: only the encoder's two
 
 
 def test_half_precision_moves_fewer_bytes() -> None:
