@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from speech2image.errors import nearest_names
+
 MAX_WORDS = 1_000
 MAX_WORD = 20_000
 MAX_DEPTH = 24
@@ -82,7 +84,9 @@ def _hydra_problem(key: str, value: str) -> str | None:
         fits = re.fullmatch(r"\w+", value) is not None
         return None if fits else f"found {value[:40]!r}, expected one name"
     if not key.startswith(_HYDRA_KEYS):
-        return "this key of Hydra is not taken; known: " + ", ".join((*HYDRA_GROUPS, *(f"{k}…" for k in _HYDRA_KEYS)))
+        return "this key of Hydra is not taken; known: " + ", ".join(
+            (*HYDRA_GROUPS, *(f"{k}…" for k in _HYDRA_KEYS))
+        )
     if re.search(r"(^|\W)_\w+_(\W|$)", f"{key} {value}") or re.search(r"\bhydra\b", value):
         return "targets and keys of Hydra are not taken here"
     return None
@@ -96,5 +100,9 @@ def group_problem(group: str, name: str, files: Sequence[str]) -> str | None:
         name: the option.
         files: options that the tree has.
     """
-    known = [*HYDRA_GROUPS.get(group, ()), *files]
-    return None if name in known else f"{group}={name[:40]}: there is no such option; known: {', '.join(known)}"
+    known = sorted({*HYDRA_GROUPS.get(group, ()), *files})
+    if name in known:
+        return None
+    near = nearest_names(name[:40], known)
+    hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return f"{group}={name[:40]}: there is no such option; {hint}"

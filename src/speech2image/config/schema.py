@@ -45,8 +45,8 @@ from speech2image.config.schema_encoder import (
     SpeechClipLossConfig,
     TorchvisionTeacherConfig,
 )
-
 from speech2image.config.schema_hardware import HardwareConfig
+
 
 # ---- data -------------------------------------------------------------------------------------
 @dataclass

@@ -24,6 +24,7 @@ MAX_LIST_BYTES = 8 * 1024**2
 MAX_ARRAY_BYTES = 8 * 1024**3
 """Largest pickle of embeddings or features."""
 
+
 def read_pickle(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Any:
     """Read a pickle that holds only lists, mappings, texts, numbers and numeric arrays.
 

@@ -9,8 +9,8 @@ from typing import Any
 PARTS = {
     "arithmetic": ("products and convolutions", "#2f6fde"),
     "memory": ("device memory, optimizer", "#1798b8"),
-    "launch": ("starting operations", "#b58900"),
-    "gradients": ("gradient traffic not hidden", "#d9622b"),
+    "host": ("host: starting, drawing", "#b58900"),
+    "gradients": ("gradients between GPUs", "#d9622b"),
     "norms": ("shared batch norms", "#cf3d67"),
     "data": ("waiting for batches", "#159a72"),
     "checkpoints": ("checkpoints", "#b04ac0"),
@@ -54,7 +54,9 @@ def _draw_parts(axis: Any, scaling: str, rows: list[dict[str, Any]]) -> None:
         axis.bar(names, heights, bottom=bottom, label=words, color=colour, width=0.7)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for place, row in enumerate(rows):
-        axis.text(place, bottom[place], f"{row['images_per_gpu']} a GPU", ha="center", va="bottom", fontsize=8)
+        axis.text(
+            place, bottom[place], f"{row['images_per_gpu']} a GPU", ha="center", va="bottom", fontsize=8
+        )
     axis.set(title=f"{scaling}: one step", xlabel="GPUs", ylabel="ms")
     axis.set_ylim(0, 1.1 * max(bottom, default=1.0))
 

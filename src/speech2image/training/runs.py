@@ -122,8 +122,12 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
     Raises:
         DataError: no such run, or a run of another stage; names the runs that would do.
     """
-    everything = all_runs(runs)
     stages = (stage,) if isinstance(stage, str) else tuple(stage or STAGES)
+    if path is not None:  # the others need not be read: a report of n runs would read n² of them
+        for place in (Path(path), runs / path):
+            if (place / "run.json").is_file() and (run := read_run(place)).stage in stages:
+                return run
+    everything = all_runs(runs)
     known = [run for run in everything if run.stage in stages]
     listing = ", ".join(str(run.path) for run in known[:8]) or f"none below {runs}/"
     what = "a run" if stage is None else STAGES[stages[0]]
@@ -177,6 +181,20 @@ def read_run(folder: Path) -> Run:
     return Run(folder, info, config)
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a run whose folders lead somewhere else: what is written into them would be written there.
+
+    Raises:  DataError: names the link.
+    """
+    written = [folder / name for name in ("generated", "embeddings", "published")]
+    for path in (*written, *(folder / "generated").glob("*"), folder / "weights.safetensors"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{path} is a link that leads out of the run, to {path.resolve()}",
+                "Put the files themselves there, or delete the link.",
+            )
+
+
 def check_run(run: Run) -> Run:
     """Return `run` after its configuration was checked as one that is typed: targets, types, ranges.
 
@@ -184,6 +202,7 @@ def check_run(run: Run) -> Run:
 
     Raises:  DataError: all problems in one message.
     """
+    check_links(run.path)
     problems = check_groups(run.config, _BUILT)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems[:20])

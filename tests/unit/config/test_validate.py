@@ -215,8 +215,9 @@ def test_installed_tree_lists_every_folder_of_conf() -> None:
     setup = configparser.ConfigParser()
     setup.read(conf_dir().parent / "setup.cfg")
     listed = set(setup["options.data_files"])
-    groups = {f"share/speech2image/conf/{path.name}" for path in conf_dir().iterdir() if path.is_dir()}
-    assert groups | {"share/speech2image/conf"} == listed
+    tree = conf_dir()
+    folders = {path.parent.relative_to(tree.parent) for path in tree.rglob("*.yaml")}
+    assert {f"share/speech2image/{folder}" for folder in folders} == listed
 
 
 def test_pretraining_needs_a_classifier(capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,7 +164,9 @@ def test_codec_of_a_run_must_fit_the_corpus(tmp_path: Path) -> None:
         folder.mkdir()
         info = {"stage": "codec", "corpus": "spoken_birds", "status": status, "created": str(number)}
         (folder / "run.json").write_text(json.dumps(info))
-        (folder / "config.yaml").write_text(f"codec: {{image_px: {px}}}\n")
+        (folder / "config.yaml").write_text(
+            f"codec: {{_target_: speech2image.codecs.vqgan.VqGan, image_px: {px}}}\n"
+        )
     assert CodecFromRun().resolve(tmp_path, "spoken_birds", 32).path.name == "b"
     with pytest.raises(DataError, match=r"codes images of 64 px, the corpus has data\.image_px=32"):
         CodecFromRun(str(tmp_path / "a")).resolve(tmp_path, "spoken_birds", 32)

@@ -37,11 +37,12 @@ def test_counts_grow_with_images_and_operations_do_not() -> None:
 
 def test_real_forward_pass_has_the_counted_flops() -> None:
     config = plan_of("s2ivq_d_birds", "generator.depth=2")
-    module = make_module(config, 256, [8, 8], SENTENCE_DIM, WORDS_DIM)
+    told = config["encoder"]["lda_dim"]
+    module = make_module(config, 256, [8, 8], told, WORDS_DIM)
     tokens, t = torch.zeros(3, 64, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)  # kernels torch counts
     with plain[0], plain[1], FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.network(tokens, t, DiffusionCondition(sentence=torch.zeros(3, SENTENCE_DIM)))
+        module.network(tokens, t, DiffusionCondition(sentence=torch.zeros(3, told)))
     counts = count_step(config, 3, 400)
     assert counts.forward_flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
@@ -67,7 +68,9 @@ def test_recurrent_layers_count_their_products_and_frozen_networks_no_norms() ->
     floor = 3 * 2 * 2 * 4 * steps * 3 * units * units * recurrent["rnn_layers"]
     assert counts.flops > floor
     assert 2 * steps < counts.num_ops < 40 * steps
-    assert count_step(plan_of("sen_cub"), 2, 200).num_norms == 4  # Inception is frozen: only the encoder's two
+    assert (
+        count_step(plan_of("sen_cub"), 2, 200).num_norms == 4
+    )  # Inception is frozen: only the encoder's two
 
 
 def test_half_precision_moves_fewer_bytes() -> None:
