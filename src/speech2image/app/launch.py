@@ -131,7 +131,7 @@ class BasicSweep(Launcher):
         with open_dict(config):
             config.hydra.job.id = f"{self.verb}_{job.number}"
             config.hydra.job.num = job.number
-        plain = to_plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+        plain = to_plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
         check_config(plain, ROOT_FIELDS[self.verb])
         kept = {key: value for key, value in plain.items() if key != "paths"}
         digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
