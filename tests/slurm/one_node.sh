@@ -91,7 +91,7 @@ job_processes() {
 daemon_pid() {
     local pid
     pid=$(cat "$home/$1.pid" 2>/dev/null) || return 1
-    [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ] && echo "$pid"
+    [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ] && ! is_gone "$pid" && echo "$pid"
 }
 
 # Wait at most $1 tenths of a second for a command to succeed.
@@ -104,7 +104,14 @@ within() {
         sleep 0.1
     done
 }
-is_gone() { ! kill -0 "$1" 2>/dev/null; }
+is_up() { daemon_pid munged >/dev/null && daemon_pid slurmctld >/dev/null && daemon_pid slurmd >/dev/null; }
+is_gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.*[ZX]' "/proc/$1/status" 2>/dev/null; }
+has_no_processes() {
+    local found pid
+    found=$(job_processes)
+    for pid in $found; do kill -9 "$pid" 2>/dev/null; done
+    [ -z "$found" ]
+}
 is_idle() { [ -n "$(sinfo -h -t idle,mixed,allocated -o %n 2>/dev/null)" ]; }
 has_no_jobs() { [ -z "$(squeue -h 2>/dev/null)" ]; }
 
@@ -122,12 +129,12 @@ end_all() {
         kill "$pid"
         within 100 is_gone "$pid" || kill -9 "$pid"
     done
-    for pid in $(job_processes); do kill -9 "$pid" 2>/dev/null; done
+    within 50 has_no_processes
 }
 
 start() {
     need_packages
-    if [ -f "$conf" ] && SLURM_CONF=$conf scontrol ping >/dev/null 2>&1 && daemon_pid slurmd >/dev/null; then
+    if is_up; then
         tell "runs already"
         echo "export SLURM_CONF=$conf"
         return
@@ -164,7 +171,7 @@ stop() {
 
 status() {
     export SLURM_CONF=$conf
-    if ! [ -f "$conf" ] || ! scontrol ping >/dev/null 2>&1; then
+    if ! is_up; then
         tell "does not run; type: eval \"\$(tests/slurm/one_node.sh start)\""
         exit 1
     fi
