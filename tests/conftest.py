@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,17 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def rounds() -> Callable[[int, int], int]:
+    """Choose between the sample and the full count of rounds: `SPEECH2IMAGE_FAULTS=full` asks for all."""
+    full_asked = os.environ.get("SPEECH2IMAGE_FAULTS") == "full"
+
+    def choose(sample: int, full: int) -> int:
+        return full if full_asked else sample
+
+    return choose
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,15 @@ are not here: those keep their tracebacks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _printable(text: str) -> str:
+    """Escape what would steer a terminal or cannot be written: messages quote files of unknown making."""
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class Speech2ImageError(Exception):
@@ -21,7 +29,7 @@ class Speech2ImageError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        self.message = message
+        self.message = message = _printable(message)
         self.remedy = remedy
         super().__init__(f"{message}\n  {remedy}" if remedy else message)
 

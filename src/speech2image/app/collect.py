@@ -33,7 +33,7 @@ def run(config: dict[str, Any]) -> None:
 def finish(
     sweep: Sweep, found: Sequence[Standing] | None = None, paths: dict[str, Any] | None = None
 ) -> None:
-    """Make the one report of a sweep that has ended.
+    """Make the one report of a sweep that has ended; of a single job elsewhere, say what it made.
 
     Args:
         sweep: its records.
@@ -52,6 +52,8 @@ def finish(
         from speech2image.app.train import after_sweep
 
         after_sweep(folders, sweep.id, paths or sweep.paths, named)
+    elif len(found) == 1 and folders and sweep.launcher != "basic":
+        print(folders[0])
     is_search = (sweep.folder / SETTINGS).is_file()  # which goes on past failed trials, and has named them
     if named and not (is_search and folders):
         lines = "\n".join(f"  - {name}: {reason}" for name, reason in named)

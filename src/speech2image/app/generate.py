@@ -370,10 +370,20 @@ def _effective_sampler(painter_run: Any, config: dict[str, Any]) -> dict[str, An
     return chosen_sampler(painter_run, config["sampler"]) if painter_run.stage == "diffusion" else None
 
 
+def _painted_before(out: Path) -> set[str]:
+    """Return the names of images that an earlier call painted into `out`; other pictures are not ours."""
+    from speech2image.report.journal import read_json_lines
+
+    if not (out / "manifest.jsonl").is_file():
+        return set()
+    names = {str(line.get("file")) for line in read_json_lines(out / "manifest.jsonl")[0]}
+    names |= {"strip.png"} if (out / "sampling.json").is_file() else set()
+    return {name for name in names if Path(name).name == name and name.endswith(".png")}
+
+
 def _finish_folder(out: Path, lines: list[dict[str, Any]], sheets: Sheets, sampling: dict[str, Any]) -> None:
     keep = {line["file"] for line in lines} | sheets.write(out)
-    for old in out.glob("*.png"):  # images of an earlier, longer request would belong to nobody
-        if old.name not in keep:
-            old.unlink()
+    for old in _painted_before(out) - keep:  # images of an earlier, longer request would belong to nobody
+        (out / old).unlink(missing_ok=True)
     write_whole(out / "sampling.json", (json.dumps(sampling, indent=1) + "\n").encode())
     write_whole(out / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -9,6 +9,7 @@ from typing import Any
 from speech2image.config.compose import choices, conf_dir
 from speech2image.config.root import ROOT_HELP
 from speech2image.config.schema import VARIANTS, MakeBirdsConfig, MakeDigitsConfig
+from speech2image.config.schema_launcher import LAUNCHERS
 
 
 def verb_help(verb: str, line: str) -> str:
@@ -42,7 +43,24 @@ def verb_help(verb: str, line: str) -> str:
         if group == "data":
             parts += _fields(MakeBirdsConfig, "data.make", " (spoken_birds)")
             parts += _fields(MakeDigitsConfig, "data.make", " (spoken_digits)")
+    if verb in _SWEPT:
+        parts += ["", *_sweep_help(verb)]
     return "\n".join(parts)
+
+
+#: Verbs that are worth many jobs.
+_SWEPT = ("train", "evaluate", "generate", "embed")
+
+
+def _sweep_help(verb: str) -> list[str]:
+    lines = [
+        f"sweeps: speech2image {verb} -m key=value,value ... runs every combination; the same command continues",
+        "  hydra/launcher=basic here one after the other, joblib several at a time, slurm on a cluster (one job too)",
+        "  speech2image collect [sweep=latest] [wait=true]   how far the jobs are, and their report",
+    ]
+    for name, schema in LAUNCHERS.items():
+        lines += _fields(schema, "hydra.launcher", f" ({name})")
+    return lines
 
 
 def _fields(schema: type, path: str, suffix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -58,19 +59,20 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"gpus: found {gpus!r}, expected numbers of GPUs from 1", "Type: gpus=[1,8,64,256]")
     machine, measured = machine_of(config)
     batch, strategy = config["trainer"]["batch_size"], _strategy(config)
-    works: dict[int, tuple[Work, dict[str, Any]]] = {}
+    works: dict[int, Work] = {}
+    shown: dict[int, dict[str, Any]] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
     for scaling in SCALINGS:
         rows[scaling] = []
         for count in sorted({1, *gpus}):
-            is_same = scaling == "same batch"
-            share = math.ceil(batch / count) if is_same else batch
-            if is_same and count > batch:
-                continue  # a rank without an image
+            whole = batch if scaling == "same batch" else batch * count
+            if whole % count:
+                continue  # every rank takes an equal share
+            share = whole // count
             if share not in works:
-                works[share] = work_of(config, share)
-            row = _row(config, machine, works[share][0], count, batch if is_same else batch * count)
-            rows[scaling].append(row)
+                works[share], shown[share] = work_of(config, share)
+            work = dataclasses.replace(works[share], batch=whole)
+            rows[scaling].append(_row(config, machine, work, count))
         for row in rows[scaling]:
             row["efficiency"] = row["images_per_s"] / row["gpus"] / rows[scaling][0]["images_per_s"]
         rows[scaling] = [row for row in rows[scaling] if row["gpus"] in gpus]
@@ -78,7 +80,7 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
         "experiment": config["name"], "hardware": config["hardware"]["name"], "strategy": strategy,
         "gpus": gpus, "corpus_images": config["corpus_images"],
         "batch": batch, "steps": config["trainer"]["max_steps"], "precision": config["trainer"]["precision"],
-        "step": works[batch][1], "machine": machine.__dict__ | {"preempt_s": _finite(machine.preempt_s)},
+        "step": shown[batch], "machine": machine.__dict__ | {"preempt_s": _finite(machine.preempt_s)},
         "measured": measured, "rows": rows,
     }  # fmt: skip
 
@@ -127,7 +129,10 @@ def work_of(config: dict[str, Any], images: int) -> tuple[Work, dict[str, Any]]:
     work = Work(
         images=images, ops=tuple((times, *cost) for cost, times in counts.ops.items()),
         backward_share=1 - counts.forward_flops / counts.flops, trained=counts.trained, averaged=counts.averaged,
-        frozen=counts.frozen, activation_bytes=counts.activation_bytes, num_norms=counts.num_norms,
+        frozen=counts.frozen, activation_bytes=counts.activation_bytes,
+        num_norms=counts.num_norms if config["trainer"]["sync_batch_norm"] else 0, batch=images,
+        normals=config["generator"]["noise_dim"] + config["generator"]["condition_dim"]
+        if config["stage"] == "gan" else 0,
         num_units=counts.num_units, clips=config["optim"].get("clip_norm") is not None,
         read_bytes=read, missed_share=_missed_share(config, read), assemble_bytes=assembled, workers=config["trainer"]["num_workers"],
     )  # fmt: skip
@@ -169,15 +174,15 @@ def _missed_share(config: dict[str, Any], read: float) -> float:
     return max(0.0, 1.0 - cached / (config["corpus_images"] * read))
 
 
-def _row(config: dict[str, Any], machine: Machine, work: Work, gpus: int, batch: int) -> dict[str, Any]:
+def _row(config: dict[str, Any], machine: Machine, work: Work, gpus: int) -> dict[str, Any]:
     trainer, every = config["trainer"], config["callbacks"]["checkpoint"]["every"]
     strategy = _strategy(config)
     cost = step_cost(work, machine, gpus, every, strategy)
-    steps = math.ceil(trainer["max_steps"] * trainer["batch_size"] / batch)
+    steps = math.ceil(trainer["max_steps"] * trainer["batch_size"] / work.batch)
     held = memory_bytes(work, gpus if strategy == "fsdp" else 1)
     return {
-        "gpus": gpus, "images_per_gpu": work.images, "batch": batch, "steps": steps, "step_s": cost.total,
-        "parts_s": cost.parts, "limit": cost.limit, "images_per_s": batch / cost.total,
+        "gpus": gpus, "images_per_gpu": work.images, "batch": work.batch, "steps": steps, "step_s": cost.total,
+        "parts_s": cost.parts, "limit": cost.limit, "images_per_s": work.batch / cost.total,
         "hours": (steps * cost.total + machine.startup_s) / 3600,
         "gpu_hours": gpus * (steps * cost.total + machine.startup_s) / 3600,
         "memory_gb": held / 1e9, "fits": held < 0.9 * machine.memory_bytes,
@@ -228,7 +233,7 @@ def tables(plan: dict[str, Any]) -> list[str]:
     for scaling, rows in plan["rows"].items():
         lines += ["", f"{scaling}: {SCALINGS[scaling]}"]
         idle = [str(count) for count in plan["gpus"] if count not in {row["gpus"] for row in rows}]
-        lines += [f"  {' and '.join(idle)} GPUs: some would have no image of the batch"] if idle else []
+        lines += [f"  {' and '.join(idle)} GPUs: the batch cannot be shared equally"] if idle else []
         cells = [_HEAD, *(_cells(row) for row in rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(_HEAD))]
         lines += [

@@ -20,11 +20,14 @@ def publish(folders: list[Path], out: Path, config: dict[str, Any]) -> list[str]
     from speech2image.report.collect import read_runs
     from speech2image.report.publication import gather
     from speech2image.training.dashboards import dashboard, publish_run, push_dashboard, read_known
+    from speech2image.training.runs import check_links
 
     options = config["logger"]["wandb"]
     mode, where = options["mode"], {"project": options["project"], "entity": options["entity"]}
     runs = read_runs(folders)
     publications = [gather(run, config["num_utterances"]) for run in runs]
+    for run in runs:
+        check_links(run.path)
     lines, places = [], []
     for run, publication in zip(runs, publications, strict=True):
         place = publish_run(publication, run.path / "published", mode, **where)

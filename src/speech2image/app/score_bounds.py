@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from speech2image.report.measures import read_object
 
 _NOISE_IMAGES = 200
 SMALL_PX = 32
@@ -124,7 +125,12 @@ def text_bounds(scored: Any, runs: Path, file: str, names: set[str]) -> list[dic
         path = run.path / file
         if not is_sibling or not path.is_file() or not reads_captions(run.config.get("encoder") or {}):
             continue
-        metrics = json.loads(path.read_text())["metrics"]
+        content = read_object(path)
+        metrics = content.get("metrics") if isinstance(content, Mapping) else None
+        if not isinstance(metrics, list) or not all(
+            isinstance(one, dict) and "name" in one for one in metrics
+        ):
+            continue
         found = [
             metric | {"name": f"{metric['name'].split('/')[0]}/text",
                       "note": f"transcripts instead of speech: {run.info['run_id']}"}

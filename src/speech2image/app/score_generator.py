@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,9 @@ import numpy as np
 import torch
 
 from speech2image.data.corpora import open_corpus
-from speech2image.errors import ConfigError
+from speech2image.errors import ConfigError, DataError
+from speech2image.report.journal import read_json_lines
+from speech2image.report.measures import read_object
 
 DEFAULT_SEED = 100
 """Seed of generation of the folder without a seed in its name."""
@@ -227,7 +228,7 @@ def is_whole(folder: Path, seed: int, bench: Bench) -> bool:
     path = folder / "manifest.jsonl"
     if not path.is_file():
         return False
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    lines = read_json_lines(path)[0]
     painted = {line.get("utterance") for line in lines}
     return painted >= set(bench.utterances) and {line.get("seed") for line in lines} == {seed}
 
@@ -273,7 +274,10 @@ def score_folder(bench: Bench, folder: Path) -> tuple[list[Any], dict[str, Any],
         metrics += attribute_bounds(bench, images, spoken) if says_attributes else []
     details: dict[str, Any] = {**counts, **matched, "folder": str(folder)}
     if (folder / "sampling.json").is_file():
-        details["sampling"] = json.loads((folder / "sampling.json").read_text())
+        sampling = read_object(folder / "sampling.json")
+        if isinstance(sampling, str):
+            raise DataError(f"{folder}: {sampling}", "Run generate again.")
+        details["sampling"] = sampling
     nearest = None if images.nearest is None else (images.nearest, bench.train(images.image_px).keys, flags)
     return metrics, details, item_lines(images.records, hits, ranks, nearest)
 

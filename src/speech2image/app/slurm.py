@@ -85,7 +85,8 @@ class ClusterJob:
 
 def sbatch_parameters(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of submitit for checked options of `hydra/launcher=slurm`."""
-    srun = [f"--cpus-per-task={options['cpus_per_task']}"]  # since 22.05 srun takes it from nobody else
+    # Since 22.05 srun takes the cores from nobody else; a requeued job writes on in its log.
+    srun = [f"--cpus-per-task={options['cpus_per_task']}", "--open-mode=append"]
     if options["nodes"] * options["tasks_per_node"] > 1:
         srun.append("--kill-on-bad-exit=1")  # ranks that wait for a dead one would wait for ever
     asked = {

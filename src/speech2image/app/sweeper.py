@@ -132,7 +132,9 @@ class OptunaSearch(Sweeper):
         )
         try:
             is_whole = search.run(lambda trials: self._launch(folder, settings, trials))
-            self.launcher.launch([], initial_job_idx=0)  # a search that was whole before gets its report again
+            self.launcher.launch(
+                [], initial_job_idx=0
+            )  # a search that was whole before gets its report again
         finally:  # also of a search that was stopped
             rows = search.rows() if search.study is not None else []
             if any(row.state != "open" for row in rows):

@@ -67,9 +67,10 @@ def train(config: dict[str, Any]) -> Path:
     Raises:  Preempted: a signal asked to stop; the state is saved.
     """
     from speech2image.training import ranks
+    from speech2image.training.costs import memory_given_back
     from speech2image.training.preemption import Preemption
 
-    with Preemption(), ranks.together(config):
+    with Preemption(), ranks.together(config), memory_given_back():
         return _train(config)
 
 

@@ -45,7 +45,6 @@ from speech2image.config.schema_encoder import (
     SpeechClipLossConfig,
     TorchvisionTeacherConfig,
 )
-
 from speech2image.config.schema_hardware import HardwareConfig
 
 

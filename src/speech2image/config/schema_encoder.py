@@ -21,6 +21,7 @@ class CnnRnnConfig:
     pool: str = option(
         "mean", "mean over valid steps, or over all 32 as released", choices=("mean", "mean_padded")
     )
+    step_frames: int = option(64, "frames of one output step", unit="frames", choices=(64, 32, 16, 8, 4, 2))
 
 
 @dataclass

@@ -29,7 +29,12 @@ class HardwareConfig:
     link_us: float | None = option(None, "latency of a message inside a node", unit="us", low=0)
     network_gb_s: float = option(50.0, "between nodes, one direction, whole node", unit="GB/s", low=0.001)
     network_us: float = option(10.0, "latency of a message between nodes", unit="us", low=0)
-    overlap: float = option(0.5, "share of the backward pass behind which gradients travel", low=0, high=1)
+    overlap: float = option(
+        0.0,
+        "share of the backward pass behind which gradients travel; the suite sends them after it",
+        low=0,
+        high=1,
+    )
     cache_gb: float = option(500.0, "memory of a node in which the corpus may stay", unit="GB", low=0)
     read_gb_s: float = option(5.0, "shared storage, all nodes together", unit="GB/s", low=0.001)
     write_gb_s: float | None = option(

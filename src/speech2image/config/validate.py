@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from typing import Any
@@ -188,6 +189,10 @@ def _check_across(config: dict[str, Any]) -> list[str]:
     loss = config.get("loss") or {}
     if "stage" in config:
         problems += _check_stage(config)
+    if not re.fullmatch(r"\w[\w.+-]{0,150}", str(config.get("name") or "name")):
+        problems.append(
+            f"name: found {config['name'][:80]!r}, expected letters, digits and . _ + - (a folder is named so)"
+        )
     pretrains = (config.get("vision") or {}).get("pretrain_steps", 0)
     if pretrains and not loss.get("distinctive_weight", 0):
         problems.append(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,26 @@ from speech2image.data.store import RaggedStore
 from speech2image.data.store_index import seal_of
 from speech2image.errors import DataError
 from speech2image.types import ImageRecord, Utterance
+
+Kept = TypeVar("Kept")
+
+
+def _remembered(method: Callable[[Corpus, str], Kept]) -> Callable[[Corpus, str], Kept]:
+    """Keep what a method returns for each split on the corpus itself.
+
+    A cache of functools on the method would keep the corpus: in a sweep each job opens its own, half a gigabyte of a
+    bird corpus with its maps and their open files.
+    """
+
+    @wraps(method)
+    def remembering(self: Corpus, split: str) -> Kept:
+        key = (method.__name__, split)
+        if key not in self._kept:
+            self._kept[key] = method(self, split)
+        found: Kept = self._kept[key]
+        return found
+
+    return remembering
 
 
 class Corpus:
@@ -34,6 +56,7 @@ class Corpus:
 
     def __init__(self, folder: Path, was_ready: bool = True) -> None:
         self.folder, self.was_ready = Path(folder), was_ready
+        self._kept: dict[tuple[str, str], Any] = {}
         try:
             record = read_json_file(self.folder / "corpus.json")
             self.image_px, self.fingerprint = int(record["image_px"]), str(record["fingerprint"])
@@ -50,12 +73,12 @@ class Corpus:
         self.mel = RaggedStore.open(self.folder / "mel")
         self.images = RaggedStore.open(self.folder / "images")
 
-    @lru_cache(maxsize=8)  # noqa: B019  one corpus lives as long as its process
+    @_remembered
     def records(self, split: str) -> list[ImageRecord]:
         """Return the images of a split, in order."""
         return self.manifest.split(split)
 
-    @lru_cache(maxsize=8)  # noqa: B019
+    @_remembered
     def utterances(self, split: str) -> list[tuple[int, Utterance]]:
         """Return the utterances of a split with the row of their image: those with a recording.
 
@@ -68,19 +91,19 @@ class Corpus:
             if utterance.wave is not None or not self.is_spoken
         ]
 
-    @lru_cache(maxsize=8)  # noqa: B019
+    @_remembered
     def image_rows(self, split: str) -> npt.NDArray[np.int64]:
         """Return the row in `images` of each image of a split, `(N,)`."""
         return np.array([self.images.index(record.key) for record in self.records(split)], np.int64)
 
-    @lru_cache(maxsize=8)  # noqa: B019
+    @_remembered
     def mel_rows(self, split: str) -> npt.NDArray[np.int64]:
         """Return the row in `mel` of each utterance of a split, `(U,)`."""
         return np.array(
             [self.mel.index(str(utterance.wave)) for _, utterance in self.utterances(split)], np.int64
         )
 
-    @lru_cache(maxsize=8)  # noqa: B019
+    @_remembered
     def class_ids(self, split: str) -> npt.NDArray[np.int64]:
         """Return the class of each image of a split, `(N,)`."""
         return np.array([record.class_id for record in self.records(split)], np.int64)

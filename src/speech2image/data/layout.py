@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,16 +123,19 @@ def decode_text(raw: bytes) -> str | None:
 
 def _read_bytes(path: Path, max_bytes: int) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         with open(path, "rb") as file:
-            raw = file.read(max_bytes + 1)
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read() if size <= max_bytes else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})",
             "Check the layout of the corpus.",
         ) from None
-    if len(raw) > max_bytes:
+    if size > max_bytes:
         raise DataError(
-            f"{path}: larger than the {max_bytes:,} bytes that are accepted",
+            f"{path}: {size:,} bytes, larger than the {max_bytes:,} bytes that are accepted",
             "Get the file from its original source.",
         )
     return raw

@@ -129,7 +129,8 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise DataError(f"{path}: the manifest cannot be read ({error})", _REMEDY) from None
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}, line {number + 1}: damaged manifest ({error})", _REMEDY) from None
+        reason = str(error)[:300]
+        raise DataError(f"{path}, line {number + 1}: damaged manifest ({reason})", _REMEDY) from None
 
 
 def _limited_lines(file: BinaryIO) -> Iterator[bytes]:

@@ -311,8 +311,9 @@ def _without(
     """Leave damaged recordings and images out of the manifest, or raise them all together."""
     for wave, message in silent.items():
         findings.add("damaged recording", wave, message)
+    paths = {record.key: record.path for record in manifest.records}
     for key, message in blind.items():
-        findings.add("damaged image", key, message)
+        findings.add("damaged image", paths[key], message)
     total = len(manifest.records) + len(_unique_waves(manifest))
     findings.finish(total, "images and recordings", len(manifest.records) - len(blind))
     records = []

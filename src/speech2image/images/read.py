@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from PIL import Image, ImageOps
 
 from speech2image.errors import DataError
 
-MAX_IMAGE_BYTES = 256_000_000
+MAX_IMAGE_BYTES = 100_000_000
 """Largest image file."""
 MAX_IMAGE_PX = 40_000_000
 """Most pixels of an image; with every conversion they take less than 1 GB."""
@@ -39,9 +41,9 @@ def read_image(path: str | Path, max_px: int = MAX_IMAGE_PX) -> npt.NDArray[np.u
     Raises:  DataError: missing, empty, not an image, truncated, too large, or a strip.
     """
     path = Path(path)
-    _check_file(path)
+    content = io.BytesIO(_read_file(path))  # a file would take the room for any length that a chunk claims
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(content, formats=FORMATS) as image:
             _check_size(path, image.size, max_px)
             image.load()
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
@@ -51,20 +53,22 @@ def read_image(path: str | Path, max_px: int = MAX_IMAGE_PX) -> npt.NDArray[np.u
         raise DataError(f"{path}: the image cannot be decoded ({_reason(error)})", _REMEDY) from None
 
 
-def _check_file(path: Path) -> None:
+def _read_file(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise DataError(f"{path}: there is no such image", _REMEDY)
         size = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: the image cannot be read ({error.strerror})", _REMEDY) from None
-    if size == 0:
+        if size > MAX_IMAGE_BYTES:
+            raise DataError(
+                f"{path}: an image of {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are accepted",
+                _REMEDY,
+            )
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(f"{path}: the image cannot be read ({error})", _REMEDY) from None
+    if not content:
         raise DataError(f"{path}: the image file is empty (0 bytes)", _REMEDY)
-    if size > MAX_IMAGE_BYTES:
-        raise DataError(
-            f"{path}: an image of {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are accepted",
-            _REMEDY,
-        )
+    return content
 
 
 def _check_size(path: Path, size: tuple[int, int], max_px: int) -> None:
@@ -91,9 +95,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     if image.mode.startswith(("I", "F")):  # 16-bit grey: keep the upper eight bits
-        values = np.array(image, dtype=np.float64)
-        values /= 65535.0 if values.max() > 255 else 255.0
-        values *= 255
-        np.nan_to_num(values, copy=False)
-        image = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
+        image = Image.fromarray(_upper_bits(np.asarray(image)))
     return image.convert("RGB")
+
+
+def _upper_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Scale grey values of 16 bits, or of 8 in a wider type, to 8 bits."""
+    highest = values.max()
+    high = 65535.0 if highest > 255 else 255.0
+    if values.dtype.kind in "iu" and values.min() >= 0 and highest <= 65535:
+        table = np.arange(65536) / high * 255
+        return table.clip(0, 255).astype(np.uint8)[values]
+    scaled = np.array(values, dtype=np.float64)
+    np.nan_to_num(scaled, copy=False)
+    scaled /= high
+    scaled *= 255
+    return scaled.clip(0, 255, out=scaled).astype(np.uint8)

@@ -6,7 +6,6 @@ misaligned file changes a score in silence.  Decoding is `images/read.py`; no sc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 from speech2image.errors import DataError, ProtocolError
 from speech2image.images.pyramid import centre_crop, resize_short
 from speech2image.images.read import read_image
+from speech2image.safe.records import read_json
 
 Source = Sequence[Path] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
@@ -193,9 +193,9 @@ def _read_lines(manifest: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = read_json(line)
             record["file"] = str(record["file"])
-        except (json.JSONDecodeError, TypeError, KeyError) as problem:
+        except (ValueError, TypeError, KeyError) as problem:
             raise DataError(
                 f"line {number} of {manifest} is damaged: {line[:80]!r}",
                 "Run generate again.",

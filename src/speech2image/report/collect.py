@@ -19,6 +19,7 @@ from speech2image.report.journal import Journal, read_journal, read_json_lines
 from speech2image.report.measures import Metric, Sampling, number_of, read_metrics, read_object
 from speech2image.report.protocols import told_apart
 from speech2image.report.settings import defining_settings, differing_settings, seed_of, spoken_input
+from speech2image.safe.records import MAX_YAML_BYTES, read_limited, read_yaml
 
 #: Stages that paint images from speech.
 PAINTERS = ("gan", "diffusion")
@@ -176,11 +177,9 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _parsed(config_text: str) -> Mapping[str, Any]:
-    import yaml
-
     try:
-        config = yaml.load(config_text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+        config = read_yaml(config_text)
+    except ValueError:
         config = None
     return config if isinstance(config, dict) else {}
 
@@ -196,9 +195,9 @@ def _part(config: Mapping[str, Any], about: Mapping[str, Any], group: str) -> st
 
 def _read_text(path: Path, gaps: list[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        gaps.append(f"{path.name} cannot be read: {error.strerror or error}")
+        return read_limited(path, MAX_YAML_BYTES).decode("utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        gaps.append(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}")
         return ""
 
 
@@ -207,6 +206,9 @@ def _read_journal(folder: Path, gaps: list[str]) -> Journal:
         journal = read_journal(folder / "journal.jsonl")
     except OSError:
         gaps.append("no journal (journal.jsonl): no curves")
+        return Journal()
+    except ValueError as error:
+        gaps.append(f"the journal is not used: {error}")
         return Journal()
     if journal.num_damaged:
         plural = "s" if journal.num_damaged > 1 else ""

@@ -7,7 +7,6 @@ earlier step).  Drawing them is in `curves.py`; everything else of a run folder 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from speech2image.safe.records import read_json, read_limited
 
 NOT_SCALARS = frozenset({"step", "time", "kind", "epoch", "cpu_seconds", "event"})
 PAUSE_S = 300.0
@@ -120,11 +121,11 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Read a JSON-lines file; return its objects and the number of lines that are none."""
     objects: list[dict[str, Any]] = []
     num_damaged = 0
-    for line in path.read_bytes().splitlines():
+    for line in read_limited(path).splitlines():
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = read_json(line)
         except ValueError:
             value = None
         if isinstance(value, dict):

@@ -6,11 +6,12 @@ Here are numbers only.  The rest of a run folder is read in `collect.py`; how nu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from speech2image.safe.records import read_json, read_limited
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_object(path: Path) -> Mapping[str, Any] | str:
     if not path.is_file():
         return f"has no {path.name}"
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(read_limited(path))
     except OSError as error:
         return f"its {path.name} cannot be read: {error.strerror or error}"
     except ValueError as error:

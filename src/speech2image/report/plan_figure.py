@@ -9,8 +9,8 @@ from typing import Any
 PARTS = {
     "arithmetic": ("products and convolutions", "#2f6fde"),
     "memory": ("device memory, optimizer", "#1798b8"),
-    "launch": ("starting operations", "#b58900"),
-    "gradients": ("gradient traffic not hidden", "#d9622b"),
+    "host": ("host: starting, drawing", "#b58900"),
+    "gradients": ("gradients between GPUs", "#d9622b"),
     "norms": ("shared batch norms", "#cf3d67"),
     "data": ("waiting for batches", "#159a72"),
     "checkpoints": ("checkpoints", "#b04ac0"),

@@ -17,6 +17,7 @@ from speech2image.report.collect import Run
 from speech2image.report.measures import Metric
 from speech2image.report.media import embed_sound
 from speech2image.report.rows import Row, choose_rows
+from speech2image.safe.records import read_yaml
 from speech2image.training.dashboards import Picture, Publication, Sheet, Sound, cost_summary
 
 METRIC_COLUMNS = (
@@ -67,11 +68,9 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _config(run: Run) -> dict[str, Any]:
-    import yaml
-
     try:
-        config = yaml.safe_load(run.config_text)
-    except yaml.YAMLError:
+        config = read_yaml(run.config_text)
+    except ValueError:
         config = None
     protocols: dict[str, Any] = {}
     for content in run.metric_files.values():

@@ -8,6 +8,7 @@ reader needs one `except`.  Tags of YAML that name Python objects are refused; t
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from speech2image.safe import Damaged
@@ -16,6 +17,18 @@ MAX_JSON_BYTES = 256 * 1024**2
 MAX_YAML_BYTES = 2 * 1024**2
 MAX_DEPTH = 64
 MAX_YAML_NODES = 100_000
+
+
+def read_limited(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Return all bytes of a file that has at most `max_bytes`.
+
+    Raises:  OSError: it cannot be read.  Damaged: it is larger; nothing was read.
+    """
+    with open(path, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Damaged(f"it is larger than {max_bytes:,} bytes")
+    return content
 
 
 def read_json(content: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:

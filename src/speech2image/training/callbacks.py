@@ -146,13 +146,10 @@ class CheckpointWriter(pl.Callback):
         self._saved, self._retry_at, self._wait = -1, -1, 1
         self._seconds, self._start, self._has_warned = 0.0, 0.0, False
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the signals back from Lightning, which has just put its own handlers before ours."""
-        preemption.active().claim()
-
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Remember where the session starts."""
+        """Remember where the session starts; take the signals back from Lightning, whose handlers stop at once."""
         assert isinstance(module, TrainingModule)
+        preemption.active().claim()
         self._start = time.perf_counter()
         self._saved = -1 if self.save_first else module.train_step
 

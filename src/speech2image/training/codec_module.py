@@ -32,7 +32,7 @@ from speech2image.losses.codec import (
 from speech2image.losses.perceptual import Lpips, rename_vgg
 from speech2image.training.ema import ExponentialMovingAverage
 from speech2image.training.module import TrainingModule
-from speech2image.training.ranks import share
+from speech2image.training.ranks import is_first, share
 from speech2image.training.synchronised import average_gradients, averaged, summed
 from speech2image.weight_files import load_into, read_local_weights
 
@@ -267,12 +267,13 @@ class CodecModule(TrainingModule):
     # ---- checkpoint --------------------------------------------------------------------------
     def pending_records(self) -> dict[str, Any]:
         """Return what was recorded since the last flush, with the codes counted since."""
-        return {**super().pending_records(), "code_counts": self._code_counts}
+        counts = None if self._code_counts is None else summed(self._code_counts)
+        return {**super().pending_records(), "code_counts": counts}
 
     def restore_records(self, pending: dict[str, Any]) -> None:
         """Take over what `pending_records` returned."""
         super().restore_records(pending)
-        self._code_counts = pending["code_counts"]
+        self._code_counts = pending["code_counts"] if is_first() else None
 
     def frozen_prefixes(self) -> tuple[str, ...]:
         """Leave out of checkpoints what is frozen: the perceptual network has its own file."""

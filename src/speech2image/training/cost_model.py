@@ -13,8 +13,10 @@ from typing import Literal
 
 #: Bytes of a float32, the type of weights, gradients, optimizers and averages.
 FLOAT_BYTES = 4
-#: DistributedDataParallel reduces gradients in buckets of this size (`bucket_cap_mb`).
-BUCKET_BYTES = 25 * 2**20
+#: Gradients travel in buckets of this size, `synchronised.BUCKET_BYTES`.
+BUCKET_BYTES = 32 * 2**20
+#: One core draws so many normal numbers a second (measured, numpy's Philox, 9.4 ns each).
+NORMALS_A_SECOND = 1.06e8
 PAGE_BYTES = 4096
 
 Strategy = Literal["ddp", "fsdp"]
@@ -36,7 +38,7 @@ class Machine:
         link_s: latency of one message inside a node.
         network: bandwidth between nodes, one direction, all adapters of a node together.
         network_s: latency of one message between nodes.
-        overlap: share of the backward pass behind which gradient traffic can hide.
+        overlap: share of the backward pass behind which gradient traffic hides; the suite's own `ddp` sends after it.
         read: bandwidth of the shared storage, all nodes together.
         write: bandwidth of the one process that writes checkpoints, read back and hashed.
         assemble: bytes a second at which one core assembles a batch.
@@ -82,6 +84,8 @@ class Work:
         num_norms: batch norms, forward and backward, whose statistics all ranks share.
         num_units: parts that FSDP gathers one after the other.
         clips: gradients are read and scaled once more.
+        batch: images of the whole batch.
+        normals: normal numbers drawn for an image; every rank draws those of the whole batch.
         read_bytes: bytes an image costs storage.
         missed_share: share of images that are not in memory already.
         assemble_bytes: bytes an image has in a batch.
@@ -98,6 +102,8 @@ class Work:
     num_norms: int
     num_units: int
     clips: bool
+    batch: int
+    normals: int
     read_bytes: float
     missed_share: float
     assemble_bytes: float
@@ -111,9 +117,10 @@ class Work:
 
 # ---- one GPU ----------------------------------------------------------------------------------
 def kernels_s(work: Work, machine: Machine) -> tuple[float, float, float]:
-    """Return seconds of a step's kernels: by arithmetic, by memory traffic, by starting them.
+    """Return seconds of a step: by arithmetic, by memory traffic, and of the host, which starts both.
 
-    Each kind of operation lasts max(FLOPs / (share of peak), bytes / bandwidth) and counts as what limits it.
+    Each kind of operation lasts max(FLOPs / (share of peak), bytes / bandwidth) and counts as what limits it.  The
+    host also draws the normal numbers of the whole batch.
 
     Source:  the roofline of Williams, Waterman and Patterson, CACM 52(4), 2009, operation by operation.
     """
@@ -125,16 +132,20 @@ def kernels_s(work: Work, machine: Machine) -> tuple[float, float, float]:
             arithmetic += by_flops
         else:
             traffic += by_bytes
-    return arithmetic, traffic, sum(times for times, _, _ in work.ops) * machine.op_s
+    host = (
+        sum(times for times, _, _ in work.ops) * machine.op_s + work.batch * work.normals / NORMALS_A_SECOND
+    )
+    return arithmetic, traffic, host
 
 
-def update_s(work: Work, machine: Machine, shards: int = 1) -> float:
+def update_s(work: Work, machine: Machine, shards: int = 1, copies: bool = False) -> float:
     """Return seconds of clipping, Adam and moving averages: all of it memory traffic.
 
     Fused Adam reads weight, gradient and two moments and writes three of them (7 values a parameter), clipping
-    reads gradients twice and writes them once (3), an average reads two values and writes one (3).
+    reads gradients twice and writes them once (3), an average reads two values and writes one (3).  With `copies`
+    gradients go into buckets, are divided and come back (6), see `synchronised.average_gradients`.
     """
-    values = (7 + 3 * work.clips) * work.trained + 3 * work.averaged
+    values = (7 + 3 * work.clips + 6 * copies) * work.trained + 3 * work.averaged
     return FLOAT_BYTES * values / shards / machine.memory
 
 
@@ -190,7 +201,7 @@ def all_gather_s(num_bytes: float, ranks: int, machine: Machine) -> float:
 def gradients_s(work: Work, machine: Machine, ranks: int, strategy: Strategy = "ddp") -> float:
     """Return the seconds of traffic for gradients (`ddp`), or for weights and gradients (`fsdp`).
 
-    `ddp` reduces buckets of 25 MiB; `fsdp` gathers each unit for the forward and for the backward pass and
+    `ddp` reduces buckets of 32 MiB; `fsdp` gathers each unit for the forward and for the backward pass and
     scatters its gradient, three halves of the bytes.
 
     Source:  Li et al., VLDB 13(12), 2020 (DDP, section 3.2); Zhao et al., VLDB 16(12), 2023 (FSDP, section 3).
@@ -263,7 +274,7 @@ class StepCost:
     Attributes:
         arithmetic: kernels limited by products and convolutions.
         memory: kernels limited by device memory, optimizer and averages with them.
-        launch: waiting for the host to start kernels.
+        host: waiting for the host to start kernels and to draw numbers.
         gradients: traffic that is not hidden.
         norms: shared batch-norm statistics.
         data: waiting for batches.
@@ -273,7 +284,7 @@ class StepCost:
 
     arithmetic: float
     memory: float
-    launch: float
+    host: float
     gradients: float
     norms: float
     data: float
@@ -309,10 +320,10 @@ def step_cost(
         strategy: how ranks share weights.
     """
     shards = ranks if strategy == "fsdp" else 1
-    arithmetic, traffic, launch = kernels_s(work, machine)
-    updating = update_s(work, machine, shards)
+    arithmetic, traffic, host = kernels_s(work, machine)
+    updating = update_s(work, machine, shards, copies=ranks > 1 and strategy == "ddp")
     device = arithmetic + traffic + updating
-    waiting = max(0.0, launch - device) if machine.is_async else launch
+    waiting = max(0.0, host - device) if machine.is_async else host
     computing = arithmetic + traffic + waiting  # while kernels wait, gradients may still travel
     gradients = exposed_s(gradients_s(work, machine, ranks, strategy), computing, work, machine, strategy)
     norms = norms_s(work, machine, ranks)

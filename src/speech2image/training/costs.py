@@ -1,7 +1,9 @@
-"""What training a run costs: wall time, processor time and the most memory it held."""
+"""What training a run costs: wall time, processor time and the most memory it held; and giving that memory back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
 import time
@@ -13,6 +15,26 @@ from typing import Any
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Give what happens inside back to the system afterwards, so that the jobs of a sweep in one process do not pile up.
+
+    Models, trainers and their callbacks refer to each other in circles, and glibc keeps what is freed between two
+    blocks still in use, which batches of unequal length leave everywhere: about 100 MB a job of a bird encoder.
+    What is there before, mostly modules, is taken out of the collector's rounds: they cost 0.25 s each otherwise,
+    also in the middle of training.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError):
+            pass  # not glibc
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
 import warnings
@@ -39,7 +40,6 @@ from speech2image.training.journal import Journal, say
 from speech2image.training.loggers import WandbLogger
 from speech2image.training.module import TrainingModule
 from speech2image.training.pruning import Pruning, pruning_of
-from speech2image.training.ranks import is_first
 from speech2image.training.runs import (
     build_image_branch,
     new_info,
@@ -134,6 +134,7 @@ def _pretrain(module: EncoderModule, config: dict[str, Any], corpus: Corpus, ses
     """Fit a small image branch and the shared classifier to the training classes, before any speech."""
     if getattr(module.image_branch, "pretrain_steps", 0) and not session.has_checkpoint():
         ranks.by_first(lambda: _fit_branch(module, config, corpus, session))
+        session.save_first = True
 
 
 def _fit_branch(module: EncoderModule, config: dict[str, Any], corpus: Corpus, session: Session) -> None:
@@ -149,7 +150,6 @@ def _fit_branch(module: EncoderModule, config: dict[str, Any], corpus: Corpus, s
         )  # fmt: skip
     session.journal.write(0, "event", pretrain_steps=steps, pretrain_accuracy=right)
     session.journal.write_clock(0, event="pretrained", pretrain_seconds=session.info["train_seconds"])
-    session.save_first = True
 
 
 def _class_batches(config: dict[str, Any], corpus: Corpus) -> ClassBatches:
@@ -235,7 +235,7 @@ class Session:
                 say(damaged)
         self.save_first = False
         self.info = self._info(corpus)
-        step, kept = (self.state["train_step"], self.state["journal_bytes"]) if self.state else (0, 0)
+        kept, step = (self.state["journal_bytes"], int(self.state["train_step"])) if self.state else (0, 0)
         self.journal = Journal(folder / "journal.jsonl", kept, writes=ranks.is_first())
         self.journal.write_clock(step, event="start")
         others = {} if ranks.is_first() else {"mode": "disabled"}
@@ -243,7 +243,7 @@ class Session:
             **(config["logger"]["wandb"] | others), run_id=name, folder=folder, config=config,
             about={"group": config["name"], "job_type": config["stage"]},
         )  # fmt: skip
-        self.wandb.catch_up(step)
+        self.wandb.catch_up(int(self.state["train_step"]) if self.state else 0)
 
     def _info(self, corpus: Corpus) -> dict[str, Any]:
         config = self.config
@@ -254,7 +254,7 @@ class Session:
             info |= {key: earlier[key] for key in kept if key in earlier}
         problems = corpus.manifest.problems
         info |= {"problems": [problem.path for problem in problems], "problem_kinds": count_by_kind(problems)}
-        if is_first():
+        if ranks.is_first():
             write_quarantine(self.folder, problems)
             print("\n".join(summary_lines(problems, self.folder)), end="\n" if problems else "")
         info["data_folder"] = str(corpus.folder)
@@ -280,11 +280,9 @@ class Session:
 
     def fit(self, module: TrainingModule, data: SpeechImageData, callbacks: list[pl.Callback]) -> None:
         """Train the remaining steps, with all ranks."""
-        config, trainer = self.config, self.config["trainer"]
-        if (
-            not ranks.is_first() and trainer["strategy"] == "ddp"
-        ):  # the first rank paints alone, unless of shards
-            callbacks = []
+        trainer = self.config["trainer"]
+        if not ranks.is_first() and trainer["strategy"] == "ddp":
+            callbacks = []  # the first rank paints alone, unless weights lie in shards
         self.info["parameters"] = {
             part: sum(parameter.numel() for parameter in child.parameters())
             for part, child in module.named_children()
@@ -301,17 +299,18 @@ class Session:
         )  # fmt: skip
         # Lightning counts the batches of a session; validation is due at steps of the run.
         engine.fit_loop.epoch_loop.batch_progress.total.ready = data.steps.start
+        gc.collect()  # what building left, now, not in the middle of training
         forget_peak_memory()
         self._bring_together(module)
         try:
             if len(data.steps):
                 preemption.active().start_training()
-                with (
-                    costs_added(self.info),
-                    warnings.catch_warnings(),
-                ):  # advice that does not apply to our loop
+                with costs_added(self.info), warnings.catch_warnings():  # of what does not apply to our loop
                     warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
                     engine.fit(module, datamodule=data)
+        except BaseException:
+            self.wandb.close(exit_code=1)
+            raise
         finally:
             self.info["peak_memory_mb"] = peak_memory_mb()
             with contextlib.suppress(DataError):  # what was spent; at its end the run says the rest

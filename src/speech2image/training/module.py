@@ -20,7 +20,7 @@ from speech2image.data.order import addressed_rng
 from speech2image.errors import TrainingError
 from speech2image.hub.weights import fill_module
 from speech2image.training.random_state import random_state, restore_random_state, seed_everything
-from speech2image.training.ranks import on_any_rank, share, world_size
+from speech2image.training.ranks import on_any_rank, rank, share, world_size
 from speech2image.training.sharded import cut_like_parameters, own_part, whole_state
 from speech2image.training.synchronised import averaged
 
@@ -89,7 +89,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the global generators, so that dropout depends on the step and not on what was drawn before it."""
-        seed_everything(self.rng("global"))
+        seed_everything(self.rng(f"global/{rank()}" if rank() else "global"))
 
     # ---- scalars -----------------------------------------------------------------------------
     def record(self, **scalars: Tensor | float) -> None:
@@ -112,7 +112,7 @@ class TrainingModule(pl.LightningModule):
         """Return the running sums, averaged over the ranks; every rank asks at the same step."""
         if world_size() == 1 or not self._sums:
             return self._sums
-        names = sorted(self._sums)
+        names = list(self._sums)
         means = averaged(torch.stack([self._sums[name].to(self.device) for name in names]))
         return dict(zip(names, means.unbind(), strict=True))
 
@@ -225,8 +225,8 @@ class TrainingModule(pl.LightningModule):
         self.restore_records(state["pending"])
 
     def pending_records(self) -> dict[str, Any]:
-        """Return what was recorded since the last flush."""
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        """Return what was recorded since the last flush, the mean of all ranks; they ask together."""
+        return {"sums": dict(self._averaged_sums()), "counts": dict(self._counts)}
 
     def restore_records(self, pending: dict[str, Any]) -> None:
         """Take over what `pending_records` returned."""

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from speech2image.errors import Preempted
 from speech2image.training import ranks
@@ -45,7 +45,7 @@ class Preemption:
         """Whether a signal has asked this process to stop."""
         return self._signal is not None
 
-    def __enter__(self) -> Preemption:
+    def __enter__(self) -> Self:
         global _active
         self._outer, _active = _active, self
         if threading.current_thread() is threading.main_thread():

@@ -12,19 +12,25 @@ import os
 import re
 import socket
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from speech2image.data.order import Share
 from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
 
-_PATIENCE = timedelta(seconds=2)
-"""A waiting rank looks so often whether another one has failed."""
+_PATIENCE_S = 5.0
+"""So long a rank that fails listens whether another one says why."""
+_LOOK_S = 0.02, 0.5
+"""A waiting rank looks so often at first, and so often after a while."""
 _LOST = (
     "closed by peer",
     "reset by peer",
@@ -52,9 +58,14 @@ class Place(NamedTuple):
 
 
 class _Meeting:
-    """What the ranks of this process's group share; None and 0 where it is alone."""
+    """Where the ranks of this process's group leave word for each other; None where it is alone.
 
-    store: dist.Store | None = None
+    Every run has its own `store`, so that what a failed job of a sweep has said does not end the next one.
+    """
+
+    place: Store | None = None
+    store: Store | None = None
+    runs = 0
     waits = 0
 
 
@@ -98,7 +109,7 @@ def meeting_point(env: Mapping[str, str]) -> dict[str, str]:
 
 
 # ---- start ------------------------------------------------------------------------------------
-def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Store | None = None) -> None:
+def start(config: Mapping[str, Any], place: Place | None = None, store: Store | None = None) -> None:
     """Join the other ranks, if a launcher started some; called again it only checks.
 
     Args:
@@ -118,14 +129,15 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
     if store is None:
         os.environ.update(meeting_point(os.environ))
         url = f"env://?rank={place.rank}&world_size={place.world_size}"
-        store = next(dist.rendezvous(url, timeout=timeout))[0]
-    _Meeting.store, _Meeting.waits = dist.PrefixStore("speech2image", store), 0
+        store = next(rendezvous(url, timeout=timeout))[0]
+    _Meeting.place = store
+    _next_run()
     if uses_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        _check_own_gpu(_Meeting.store, place)
+        _check_own_gpu(store, place)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
-        world_size=place.world_size, store=dist.PrefixStore("torch", store),
+        world_size=place.world_size, store=PrefixStore("torch", store),
     )  # fmt: skip
     atexit.register(leave)
     if place.rank:
@@ -136,7 +148,13 @@ def leave() -> None:
     """Part from the other ranks."""
     if _grouped():
         dist.destroy_process_group()
-    _Meeting.store = None
+    _Meeting.place = _Meeting.store = None
+
+
+def _next_run() -> None:
+    if _Meeting.place is not None:
+        _Meeting.runs += 1
+        _Meeting.store, _Meeting.waits = PrefixStore(f"run/{_Meeting.runs}", _Meeting.place), 0
 
 
 def _check(config: Mapping[str, Any], place: Place | None) -> None:
@@ -157,7 +175,7 @@ def _check(config: Mapping[str, Any], place: Place | None) -> None:
         )
 
 
-def _check_own_gpu(store: dist.Store, place: Place) -> None:
+def _check_own_gpu(store: Store, place: Place) -> None:
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     own = f"{socket.gethostname()} {uuid}"
     store.set(f"gpu/{place.rank}", own)
@@ -175,6 +193,7 @@ def engine_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
     Lightning neither finds nor starts ranks, nor takes the signals of SLURM: gradients are averaged by
     `synchronised.py`, in the training steps.
     """
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
     devices: Any = [torch.cuda.current_device()] if on_gpu and world_size() > 1 else 1
     return {
@@ -194,6 +213,7 @@ def together(config: Mapping[str, Any]) -> Iterator[None]:
         SystemExit: another rank has failed and says why.
     """
     start(config)
+    _next_run()
     try:
         yield
     except Exception as error:
@@ -240,16 +260,12 @@ def _tell_failure() -> None:
 
 def _failed(ranks: list[int]) -> bool:
     """Return whether one of `ranks` says, within a moment, that it has failed."""
-    return any(_has_come(f"failed/{other}") for other in ranks)
-
-
-def _has_come(key: str) -> bool:
-    assert _Meeting.store is not None
-    try:
-        _Meeting.store.wait([key], _PATIENCE)
-    except dist.DistStoreError:
-        return False
-    return True
+    store, end = _Meeting.store, time.monotonic() + _PATIENCE_S
+    while store is not None and time.monotonic() < end:
+        if any(store.check([f"failed/{other}"]) for other in ranks):
+            return True
+        time.sleep(_LOOK_S[0])
+    return False
 
 
 # ---- facts ------------------------------------------------------------------------------------
@@ -289,12 +305,14 @@ def wait_for_all() -> None:
         dist.barrier()
         return
     _Meeting.waits += 1
-    key = f"wait/{_Meeting.waits}"
+    key, pause = f"wait/{_Meeting.waits}", _LOOK_S[0]
     if _Meeting.store.add(f"{key}/come", 1) == world_size():
         _Meeting.store.set(f"{key}/all", "")
-    while not _has_come(f"{key}/all"):
+    while not _Meeting.store.check([f"{key}/all"]):
         if _Meeting.store.check(["failed"]):
             raise SystemExit(2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, _LOOK_S[1])
 
 
 @contextlib.contextmanager

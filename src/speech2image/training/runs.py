@@ -181,6 +181,20 @@ def read_run(folder: Path) -> Run:
     return Run(folder, info, config)
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a run whose folders lead somewhere else: what is written into them would be written there.
+
+    Raises:  DataError: names the link.
+    """
+    written = [folder / name for name in ("generated", "embeddings", "published")]
+    for path in (*written, *(folder / "generated").glob("*"), folder / "weights.safetensors"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{path} is a link that leads out of the run, to {path.resolve()}",
+                "Put the files themselves there, or delete the link.",
+            )
+
+
 def check_run(run: Run) -> Run:
     """Return `run` after its configuration was checked as one that is typed: targets, types, ranges.
 
@@ -188,6 +202,7 @@ def check_run(run: Run) -> Run:
 
     Raises:  DataError: all problems in one message.
     """
+    check_links(run.path)
     problems = check_groups(run.config, _BUILT)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems[:20])

@@ -194,9 +194,7 @@ def count_step(config: dict[str, Any], images: int, frames: int) -> StepCounts:
     Returns: counts; networks that live in other runs have their published sizes.
     """
     counts = StepCounts()
-    build = {"encoder": _encoder, "codec": _codec, "gan": _gan, "diffusion": _diffusion}[config["stage"]]
-    with torch.device("meta"):
-        module, forward, backward = build(config, images, frames, counts)
+    module, forward, backward = step_parts(config, images, frames, torch.device("meta"), counts)
     ledger = _Ledger(counts, config["trainer"]["precision"] == "bf16-mixed")
     ledger.watch(module)
     with (
@@ -214,6 +212,25 @@ def count_step(config: dict[str, Any], images: int, frames: int) -> StepCounts:
 
 
 Parts = tuple[TrainingModule, Callable[[], Any], Callable[[Any], Any]]
+
+
+def step_parts(
+    config: dict[str, Any], images: int, frames: int, device: torch.device, counts: StepCounts | None = None
+) -> Parts:
+    """Build the module of a configuration with an empty batch.
+
+    Args:
+        config: see `count_step`.
+        images: of the batch.
+        frames: see `count_step`.
+        device: `meta` to count, another one to time.
+        counts: where parts that could not be built are named.
+
+    Returns: the module, its forward pass, and its backward pass, which takes what the forward pass returned.
+    """
+    build = {"encoder": _encoder, "codec": _codec, "gan": _gan, "diffusion": _diffusion}[config["stage"]]
+    with device:
+        return build(config, images, frames, counts or StepCounts())
 
 
 def _encoder(config: dict[str, Any], images: int, frames: int, counts: StepCounts) -> Parts:
@@ -316,12 +333,13 @@ def _diffusion(config: dict[str, Any], images: int, frames: int, counts: StepCou
         sentence_dim, words_dim = int(text.sentence_dim), int(text.words_dim)  # type: ignore[arg-type]
     if node["conditioning"] == "modulation":
         sentence_dim = 2 * node["dim"]
+    device = torch.get_default_device()
     tokens_of_codec, grid = node["num_tokens"] or 256, node["grid"] or [8, 8]
     with torch.device("cpu"):  # the schedule reads its own numbers
         module = diffusion_fit.make_module(
-            config, tokens_of_codec, grid, sentence_dim, words_dim, NUM_CLASSES, device="meta"
+            config, tokens_of_codec, grid, sentence_dim, words_dim, NUM_CLASSES, device=device.type
         )
-    module = module.to("meta").train()
+    module = module.to(device).train()
     counts.num_units = node["depth"] + 1
     tokens = torch.zeros(images, module.network.length, dtype=torch.int64)
     t = torch.zeros(images, dtype=torch.int64)
@@ -332,7 +350,7 @@ def _diffusion(config: dict[str, Any], images: int, frames: int, counts: StepCou
     )
 
     def backward(logits: Tensor) -> None:
-        terms = module.loss(logits.float(), tokens, tokens, t, torch.ones(images, device="meta"))
+        terms = module.loss(logits.float(), tokens, tokens, t, torch.ones(images, device=device))
         torch.autograd.backward(terms["loss"])
 
     return module, lambda: module.network(tokens, t, told), backward

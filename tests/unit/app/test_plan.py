@@ -24,7 +24,7 @@ def plan(command: Command, tmp_path: Path, *words: str) -> tuple[str, dict]:  # 
 def test_plan_of_a_published_size_shows_both_ways_to_grow(command: Command, tmp_path: Path) -> None:
     out, made = plan(command, tmp_path, "experiment=s2ivq_d_cub", "gpus=[1,8,64]")
     assert (tmp_path / "plan" / "plan.png").read_bytes()[:4] == b"\x89PNG"
-    assert "493.1 M trained" in out and "64 GPUs: some would have no image" in out
+    assert "493.1 M trained" in out and "64 GPUs: the batch cannot be shared" in out
     same, share = made["rows"]["same batch"], made["rows"]["same share"]
     assert [row["gpus"] for row in same] == [1, 8] and [row["gpus"] for row in share] == [1, 8, 64]
     assert same[0] == share[0] and same[0]["efficiency"] == 1.0

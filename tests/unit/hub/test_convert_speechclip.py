@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speech2image.data.embeddings import read_embeddings
 from speech2image.config.schema_encoder import SpeechClipConfig
+from speech2image.data.embeddings import read_embeddings
 from speech2image.errors import CheckpointError
 from speech2image.hub.convert import speechclip
 from speech2image.hub.released import build_converted

@@ -37,11 +37,12 @@ def test_counts_grow_with_images_and_operations_do_not() -> None:
 
 def test_real_forward_pass_has_the_counted_flops() -> None:
     config = plan_of("s2ivq_d_birds", "generator.depth=2")
-    module = make_module(config, 256, [8, 8], SENTENCE_DIM, WORDS_DIM)
+    told = config["encoder"]["lda_dim"]
+    module = make_module(config, 256, [8, 8], told, WORDS_DIM)
     tokens, t = torch.zeros(3, 64, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)  # kernels torch counts
     with plain[0], plain[1], FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.network(tokens, t, DiffusionCondition(sentence=torch.zeros(3, SENTENCE_DIM)))
+        module.network(tokens, t, DiffusionCondition(sentence=torch.zeros(3, told)))
     counts = count_step(config, 3, 400)
     assert counts.forward_flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
