@@ -6,6 +6,7 @@ never import torch.  A `Speech2ImageError` is printed as one message and exits w
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -44,6 +45,11 @@ examples:
 """
 
 
+#: What a disk answers that is full, read-only, locked or broken, wherever nobody closer has said it better.
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+_DISK_REMEDY = "Free space or choose another folder (paths.runs=DIR paths.cache=DIR out=DIR); the same command continues."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -60,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"speech2image: {where}{error.strerror}\n  {_DISK_REMEDY}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(words: list[str]) -> int:
