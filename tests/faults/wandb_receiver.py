@@ -55,7 +55,9 @@ class Receiver:
         lines = self.state()["files"][run]["wandb-history.jsonl"]
         assert sorted(map(int, lines)) == list(range(len(lines))), "line numbers leave no gap"
         rows = [json.loads(lines[number]) for number in sorted(lines, key=int)]
-        return [{key: value for key, value in row.items() if key == "_step" or key[0] != "_"} for row in rows]
+        return [
+            {key: value for key, value in row.items() if key == "_step" or key[0] != "_"} for row in rows
+        ]
 
     def close(self) -> None:
         """End the server."""
@@ -116,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name == "CreateRunFiles":
             address = f"http://127.0.0.1:{self.server.server_address[1]}/store/{told['run']}"
             files = [{"name": file, "uploadUrl": f"{address}/{file}"} for file in told["files"]]
-            return {"createRunFiles": {"runID": f"id-{told['run']}", "uploadHeaders": [], "files": files}}
+            return {
+                "createRunFiles": {"runID": f"id-{told['run']}", "uploadHeaders": [], "files": files}
+            }
         if name == "RunResumeStatus":
             return {"model": {**project, "bucket": self._known(told["name"])}}
         return {}
