@@ -56,7 +56,9 @@ class LongRuns:
         )  # fmt: skip
 
     def make_parts(self) -> None:
-        """Train encoder, codec and probe, which the generators stand on."""
+        """Train encoder, codec and probe, which the generators stand on, once."""
+        if (self.root / "base" / "codec").is_symlink():
+            return
         assert self.train("encoder", "base")["codes"] == [0], self.log()
         assert self.train("codec", "base")["codes"] == [0], self.log()
         for name in ("encoder", "codec"):
@@ -121,7 +123,7 @@ def _import_everything() -> None:
     import torch
 
     import speech2image.training
-    from speech2image.app import train  # noqa: F401
+    from speech2image.app import report, train  # noqa: F401
 
     torch.set_num_threads(1)
     for module in pkgutil.iter_modules(speech2image.training.__path__):
@@ -171,6 +173,8 @@ def _commands(
     kill_at: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     import warnings
+
+    import wandb  # noqa: F401  here: forks of one import would share its folder in /tmp
 
     from speech2image.app.cli import main
     from speech2image.training.loggers import WandbLogger

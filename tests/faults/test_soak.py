@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import runpy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,15 +21,10 @@ WATCHED = (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(long_runs: Any) -> Any:
     """The program that trains toys by forks, with encoder, codec and probe."""
-    kept = os.environ.get("SPEECH2IMAGE_SOAK")
-    root = Path(kept) if kept else tmp_path_factory.mktemp("soak")
-    made = runpy.run_path(str(Path(__file__).with_name("long_runs.py")))["LongRuns"](root)
-    if not (root / "base" / "codec").is_symlink():
-        made.make_parts()
-    yield made
-    made.close()
+    long_runs.make_parts()
+    return long_runs
 
 
 def slope(steps: np.ndarray, values: np.ndarray) -> float:
@@ -52,7 +44,7 @@ def ratio(milliseconds: np.ndarray) -> float:
 def test_long_run_neither_grows_nor_stalls(
     runs: Any, toy: str, rounds: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    num_steps = rounds(600, 20_000)
+    num_steps = rounds(500, 20_000)
     found = runs.train(toy, f"soak_{toy}", f"trainer.max_steps={num_steps}", *WATCHED, watch=True)
     assert found["codes"] == [0] and found["warnings"] == [], (found, runs.log())
     rows = np.array(json.loads((runs.root / "steps.json").read_text()))
