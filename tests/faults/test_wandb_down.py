@@ -112,9 +112,8 @@ def steps_of(found: Any) -> list[int]:
 def sync(receiver: Any, *folders: Path) -> None:
     """Give wandb's own `wandb sync`."""
     words = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-synced", *map(str, folders)]
-    done = subprocess.run(
-        words, env={**os.environ, **receiver.env}, capture_output=True, text=True, timeout=120
-    )
+    env = {**os.environ, **receiver.env}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
