@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import math
 import os
 import zlib
@@ -33,6 +34,8 @@ from speech2image.data.store_index import (
 )
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
+KEPT_SHARE = 0.5
+"""Share of this machine's memory up to which a store is expected to stay there once it was read."""
 
 
 class RaggedWriter:
@@ -191,10 +194,7 @@ class RaggedStore:
         expected = int(self.offsets[-1]) * self.dtype.itemsize
         if size != expected:
             raise DataError(f"{path}: data.bin has {size:,} bytes, expected {expected:,}", remedy_of(path))
-        # A plain array over the map: views of the memmap class cost three times as much to make.
-        self._map: npt.NDArray[Any] = (
-            np.asarray(np.memmap(path / "data.bin", self.dtype, "r")) if size else np.zeros(0, self.dtype)
-        )
+        self._map = _mapped(path / "data.bin", self.dtype) if size else np.zeros(0, self.dtype)
         self._rows: dict[str, int] | None = None
         self._is_checked = bytearray(len(self.keys)) if self._crcs is not None else b"\1" * len(self.keys)
 
@@ -263,6 +263,19 @@ class RaggedStore:
         if key not in self._rows:
             raise DataError(f"{self.path}: there is no item {key!r}", remedy_of(self.path))
         return self._rows[key]
+
+
+def _mapped(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Map a file as a plain array: views of numpy's memmap class cost three times as much to make.
+
+    Files that memory cannot keep are not read ahead: around an item of a kilobyte that may be a megabyte, see
+    `experiments/scaling/`.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(mapped) > KEPT_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype)
 
 
 def is_complete(path: Path, fingerprint: str) -> bool:

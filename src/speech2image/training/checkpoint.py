@@ -114,7 +114,10 @@ def load_checkpoint(path: Path, run: str = "") -> dict[str, Any]:
 def _write(file: BinaryIO, state: dict[str, Any], about: dict[str, Any]) -> bytes:
     """Write archive, description and foot; return the hash in the foot, with the bytes on the disk."""
     hashed = _Hashed(file)
-    torch.save(state, hashed)
+    try:
+        torch.save(state, hashed)
+    except RuntimeError as error:  # torch says that a write failed, not why
+        raise hashed.problem or error from None
     description = json.dumps(about).encode()
     hashed.write(description)
     hashed.write(_FOOT.pack(_MAGIC, len(description), bytes(32))[:-32])
@@ -221,10 +224,15 @@ class _Hashed:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.problem: OSError | None = None
 
     def write(self, content: bytes | memoryview) -> int:
         self.sha256.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.problem = self.problem or error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
