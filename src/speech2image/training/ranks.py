@@ -121,7 +121,12 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
     """
     trainer = config["trainer"]
     place = place or place_in(os.environ)
-    _check(config, place)
+    try:
+        _check(config, place)
+    except ConfigError:
+        if place is not None and place.rank:  # the first rank says it
+            raise SystemExit(2) from None
+        raise
     if place is None or _grouped():
         return
     uses_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
@@ -233,6 +238,8 @@ def _end(error: Exception) -> NoReturn:
             raise SystemExit(2)
         if not is_lost:
             _tell_failure()
+            if is_first():
+                time.sleep(2 * _LOOK_S[1])  # under srun the meeting place is its own: let the others hear
             if known and not is_first() and _failed([0]):
                 raise SystemExit(error.exit_code)  # type: ignore[attr-defined]
     except (dist.DistError, RuntimeError):
