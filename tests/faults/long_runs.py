@@ -242,7 +242,7 @@ def _add_callback(rows: list[list[float]] | None, hurt: dict[str, Any] | None, k
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 resident = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
                 times = (time.perf_counter(), time.process_time())
-                rows.append([module.train_step, *times, resident, *_seen()[1:]])
+                rows.append([module.train_step, *times, resident, *_seen()])
             if hurt is not None and module.train_step == hurt["step"]:
                 _hurt(**hurt)
             if kill_at is not None and module.train_step == kill_at:

@@ -228,7 +228,6 @@ def _readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
     from speech2image.metrics.networks import open_network
     from speech2image.metrics.probe import Probe
     from speech2image.speech.cascaded import read_vocabulary
-    from speech2image.speech.towers import SpeechTower
     from speech2image.text.clip_transformer import ClipText, load_clip_text
     from speech2image.training.codec_module import load_perceptual
     from speech2image.vision.branch import InceptionBranch
@@ -249,7 +248,6 @@ def _readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
         "clip tower": ("clip.pth", lambda path: ClipTower(weights_path=path)),
         "perceptual network": ("lpips.pth", load_perceptual),
         "local weights": ("any.pth", lambda path: read_local_weights(path, "x", "y")),
-        "speech tower": ("hubert.pth", lambda path: SpeechTower("hubert_base", path)),
     }
     for system in ("stackgan_v2", "li_encoder", "sen", "speechclip"):
         found[f"load_released {system}"] = ("a.pth", lambda path, system=system: load_released(system, path))  # type: ignore[misc]

@@ -56,16 +56,14 @@ def test_a_run_killed_anywhere_ends_bitwise_the_same(
     print(f"{toy}: {equal} of {done} killed runs ended bitwise equal")
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_workers_change_nothing_killed_or_not(toys: Any, workers: int) -> None:
-    """One session without loader processes, killed, one with some, killed, and the rest without."""
+def test_loader_processes_change_nothing_killed_or_not(toys: Any) -> None:
+    """One session without loader processes, killed; one with one, killed; and the rest with four."""
     toys.whole("gan")
-    chance, runs = random.Random(workers), f"workers_{workers}"
-    assert toys.train("gan", runs, signals=[KILL], after_saves=1)["code"] == -KILL
-    words = (f"trainer.num_workers={workers}",)
-    assert toys.train("gan", runs, *words, signals=[KILL], after_saves=chance.randint(1, 2))["code"] == -KILL
-    assert toys.train("gan", runs, *words)["code"] == 0, toys.log()
-    assert toys.differences("gan", "whole", runs) == []
+    for workers, code in ((0, -KILL), (1, -KILL), (4, 0)):
+        signals = [KILL] if code else []
+        found = toys.train("gan", "workers", f"trainer.num_workers={workers}", signals=signals, after_saves=1)
+        assert found["code"] == code, toys.log()
+    assert toys.differences("gan", "whole", "workers") == []
 
 
 def test_validation_and_journal_are_due_at_steps_of_the_run(toys: Any) -> None:

@@ -55,8 +55,9 @@ def test_long_run_neither_grows_nor_stalls(
     plain = done % LOG_EVERY != 0
     logged = ~plain & (done % EVERY != 0)
     figures = {
-        "steps": num_steps, "MB per 1,000 steps": 1000 * slope(warm[:, 0], warm[:, 3]),
-        "files": sorted(set(warm[:, 4])), "threads": sorted(set(warm[:, 5])),
+        "steps": num_steps, "resident MB per 1,000 steps": 1000 * slope(warm[:, 0], warm[:, 3]),
+        "private MB per 1,000 steps": 1000 * slope(warm[:, 0], warm[:, 4]),
+        "files": sorted(set(warm[:, 5])), "threads": sorted(set(warm[:, 6])),
         "plain steps: median ms": float(np.median(cpu[plain])),
         "plain steps: p99 / median, processor": ratio(cpu[plain]),
         "plain steps: p99 / median, wall": ratio(wall[plain]),
@@ -68,7 +69,10 @@ def test_long_run_neither_grows_nor_stalls(
     print(toy, json.dumps(figures, indent=1))
     record_property(toy, figures)
     is_short = num_steps < 5000
-    assert figures["MB per 1,000 steps"] < (10 if is_short else 1)
+    # the system may take pages of mapped files back at any time, which hides growth of what is resident
+    assert max(figures["resident MB per 1,000 steps"], figures["private MB per 1,000 steps"]) < (
+        10 if is_short else 1
+    )
     assert len(figures["files"]) == 1 and len(figures["threads"]) == 1
     assert figures["plain steps: p99 / median, processor"] <= (2.5 if is_short else 1.5)
     assert figures["steps with a journal line: median ms"] < 1.5 * figures["plain steps: median ms"]

@@ -17,7 +17,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ENTITY, PROJECT = "birdwatchers", "speech2image"
 
@@ -55,9 +55,7 @@ class Receiver:
         lines = self.state()["files"][run]["wandb-history.jsonl"]
         assert sorted(map(int, lines)) == list(range(len(lines))), "line numbers leave no gap"
         rows = [json.loads(lines[number]) for number in sorted(lines, key=int)]
-        return [
-            {key: value for key, value in row.items() if key == "_step" or key[0] != "_"} for row in rows
-        ]
+        return [{key: value for key, value in row.items() if key == "_step" or key[0] != "_"} for row in rows]
 
     def close(self) -> None:
         """End the server."""
@@ -67,7 +65,7 @@ class Receiver:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    state: dict[str, Any] = {"runs": {}, "files": {}, "stored": []}
+    state: ClassVar[dict[str, Any]] = {"runs": {}, "files": {}, "stored": []}
     folder: Path
     lock = threading.Lock()
 
@@ -118,9 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name == "CreateRunFiles":
             address = f"http://127.0.0.1:{self.server.server_address[1]}/store/{told['run']}"
             files = [{"name": file, "uploadUrl": f"{address}/{file}"} for file in told["files"]]
-            return {
-                "createRunFiles": {"runID": f"id-{told['run']}", "uploadHeaders": [], "files": files}
-            }
+            return {"createRunFiles": {"runID": f"id-{told['run']}", "uploadHeaders": [], "files": files}}
         if name == "RunResumeStatus":
             return {"model": {**project, "bucket": self._known(told["name"])}}
         return {}

@@ -26,17 +26,21 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+from speech2image.data import store as store_module
 from speech2image.data.manifest import Manifest, read_manifest, write_manifest
 from speech2image.data.order import batch_indices, epoch_permutation
 from speech2image.data.permutation import scattered
-from speech2image.data import store as store_module
 from speech2image.data.store import RaggedStore, RaggedWriter
 from speech2image.types import ImageRecord, Utterance
 
 CAPTIONS, TARGET = 5, 100_000_000
 CAPTION = "a small bird with a long pointed bill, a white belly and grey wings sits on a branch"
 #: Kept of an utterance or image: name, bytes.
-KINDS = {"codes of one view, 16 x 16 int32": 1024, "mel, 4 s x 40 float32": 64_160, "image, 304 px uint8": 277_248}
+KINDS = {
+    "codes of one view, 16 x 16 int32": 1024,
+    "mel, 4 s x 40 float32": 64_160,
+    "image, 304 px uint8": 277_248,
+}
 
 
 def rss() -> float:
@@ -59,14 +63,18 @@ def at_manifest(count: int, folder: Path) -> dict[str, float]:
     path = folder / "manifest.jsonl"
     child = os.fork()
     if child == 0:  # another process makes it, so that its memory is not counted
-        write_manifest(path, Manifest("synthetic", folder, tuple(record(n) for n in range(count // CAPTIONS))))
+        write_manifest(
+            path, Manifest("synthetic", folder, tuple(record(n) for n in range(count // CAPTIONS)))
+        )
         os._exit(0)
     os.waitpid(child, 0)
     before, start = rss(), time.process_time()
     manifest = read_manifest(path)
     seconds, held = time.process_time() - start, rss() - before
     start = time.process_time()
-    utterances = [(row, said) for row, image in enumerate(manifest.split("train")) for said in image.utterances]
+    utterances = [
+        (row, said) for row, image in enumerate(manifest.split("train")) for said in image.utterances
+    ]
     flat = time.process_time() - start
     assert len(utterances) == count
     return {
@@ -81,7 +89,10 @@ def at_store(count: int, folder: Path) -> dict[str, float]:
     path = folder / "store"
     child = os.fork()
     if child == 0:
-        keys = [f"{n % 1000:03d}.Some_Class_Name/Some_Class_Name_{n // CAPTIONS:09d}_{n % CAPTIONS}" for n in range(count)]
+        keys = [
+            f"{n % 1000:03d}.Some_Class_Name/Some_Class_Name_{n // CAPTIONS:09d}_{n % CAPTIONS}"
+            for n in range(count)
+        ]
         writer = RaggedWriter(path, keys, np.uint8, "synthetic", sync_every=10**9)
         for _ in range(count):
             writer.append(np.zeros(1, np.uint8))
@@ -128,7 +139,7 @@ def at_cold_reads(count: int, folder: Path) -> dict[str, float]:
         writer.commit()
         places = np.random.default_rng(1).permutation(items)[: min(count, items // 4)].tolist()
         for way, share in (("read ahead", 0.5), ("not read ahead", 0.0)):
-            store_module.KEPT_SHARE = share
+            store_module.KEPT_SHARE, store_module.SMALL_ITEM_BYTES = share, 10**9
             store = RaggedStore.open(path)
             forget(path / "data.bin")
             before, start = disk_bytes(), time.perf_counter()
@@ -184,7 +195,12 @@ def main() -> None:
         name, size = options.case.split(":")
         print(json.dumps(CASES[name](int(size), options.folder)))
         return
-    sizes = {"manifest": options.utterances, "store": options.utterances, "order": options.orders, "cold_reads": [options.cold]}
+    sizes = {
+        "manifest": options.utterances,
+        "store": options.utterances,
+        "order": options.orders,
+        "cold_reads": [options.cold],
+    }
     made: dict[str, Any] = {}
     for name in CASES:
         rows = {size: _in_process(name, size, options.folder) for size in sizes[name]}
@@ -195,7 +211,10 @@ def main() -> None:
             exponent, target = extrapolated(sizes[name], values)
             made[name]["at_target"][key] = {"exponent": exponent, "value": target}
             shown = "  ".join(f"{value:12,.4g}" for value in values)
-            print(f"  {key:<66}{shown}" + ("" if math.isnan(exponent) else f"   ^{exponent:.2f} at 1e8: {target:,.4g}"))
+            print(
+                f"  {key:<66}{shown}"
+                + ("" if math.isnan(exponent) else f"   ^{exponent:.2f} at 1e8: {target:,.4g}")
+            )
     if options.out:
         options.out.write_text(json.dumps(made, indent=1) + "\n")
 

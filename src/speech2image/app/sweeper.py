@@ -82,7 +82,7 @@ class OptunaSearch(Sweeper):
 
         Raises: ConfigError: options that do not exist or are out of range, all of them.
         """
-        self.context, self.config = hydra_context, config
+        self.context, self.master = hydra_context, config
         options = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
         self.options = {str(key): value for key, value in options.items() if key != "_target_"}
@@ -115,10 +115,10 @@ class OptunaSearch(Sweeper):
         if self.options["export"]:
             self._export(space, settings)
             return []
-        verb, overrides = str(self.config.hydra.job.config_name), self.config.hydra.overrides
+        verb, overrides = str(self.master.hydra.job.config_name), self.master.hydra.overrides
         if verb != "train":
             raise ConfigError(f"hydra/sweeper=optuna: found the verb {verb}", "Only train can be searched.")
-        runs = Path(str(to_plain(self.config.paths)["runs"]))
+        runs = Path(str(to_plain(self.master.paths)["runs"]))
         folder = runs / "sweeps" / sweep_id(verb, [*overrides.task, *overrides.hydra])
         if all(wrong := [_what_is_wrong(space.words(corner)) for corner in space.corners()]):
             raise ConfigError(f"hydra/sweeper=optuna: no point of the space can be trained\n{wrong[0]}")
@@ -155,7 +155,7 @@ class OptunaSearch(Sweeper):
             metric, direction_of(metric, options["direction"]), options["sampler"], options["pruner"],
             options["startup_trials"], options["warmup_steps"], options["seed"],
         )  # fmt: skip
-        if not settings.is_reported and not self.config.get("evaluate"):
+        if not settings.is_reported and not self.master.get("evaluate"):
             raise ConfigError(
                 f"hydra.sweeper.metric={metric}: found a metric of metrics.json, which training does not write",
                 "Add evaluate=true, or search for one that the journal has, such as val_loss.",
@@ -165,7 +165,7 @@ class OptunaSearch(Sweeper):
     def _export(self, space: Space, settings: SearchSettings) -> None:
         from speech2image.app.wandb_sweep import write_sweep
 
-        plain = to_plain(OmegaConf.masked_copy(self.config, ["logger", "trainer"]))
+        plain = to_plain(OmegaConf.masked_copy(self.master, ["logger", "trainer"]))
         print(write_sweep(Path(self.options["export"]), space, settings, self.options["n_trials"], plain))
 
     def _launch(self, folder: Path, settings: SearchSettings, trials: Sequence[Trial]) -> list[Outcome]:
