@@ -19,8 +19,10 @@ CODEC = (
 
 def two_ranks(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
     command = [
-        "srun", "--nodes=1", "--overcommit",
-        "--nodes=1", "--ntasks=2", "--overcommit",
+        "srun",
+        "--nodes=1",
+        "--ntasks=2",
+        "--overcommit",
         "--kill-on-bad-exit=1",
         sys.executable,
         "-m",
