@@ -20,7 +20,9 @@ CODEC = (
 def two_ranks(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
     command = [
         "srun",
+        "--nodes=1",
         "--ntasks=2",
+        "--overcommit",
         "--kill-on-bad-exit=1",
         sys.executable,
         "-m",
