@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from speech2image import __version__
-from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
+from speech2image.errors import ConfigError, Preempted, Speech2ImageError, nearest_names
 
 #: Verb: (module, one line).
 VERBS: dict[str, tuple[str, str]] = {
@@ -141,4 +142,7 @@ def _overview() -> str:
 
 def script() -> None:
     """Entry point of the console script."""
-    sys.exit(main())
+    code = main()
+    if code == Preempted.exit_code:  # a scheduler may ask twice; all is saved, and the code must come through
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)

@@ -40,7 +40,7 @@ class HardwareConfig:
     write_gb_s: float | None = option(
         None, "checkpoints by the one process that writes them, read back and hashed", unit="GB/s", low=0
     )
-    assemble_gb_s: float = option(1.0, "bytes of batches one core assembles", unit="GB/s", low=0.001)
+    assemble_gb_s: float = option(7.0, "bytes of batches one core assembles", unit="GB/s", low=0.001)
     assemble_us: float = option(20.0, "time of one core for an image beside its bytes", unit="us", low=0)
     startup_s: float = option(60.0, "from the start of a job to its first step", unit="s", low=0)
     node_mtbf_h: float = option(6300.0, "mean time between failures of a node", unit="h", low=0.01)

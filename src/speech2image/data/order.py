@@ -14,9 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from speech2image.data.permutation import scattered
 from speech2image.errors import ConfigError, DataError
 
 __all__ = ["WHOLE", "Share", "addressed_rng", "batch_indices", "epoch_permutation", "steps_per_epoch"]
+
+WRITTEN_UP_TO = 2**24
+"""Items whose order is written out, 8 bytes each in every process; larger corpora compute theirs place by place."""
 
 
 class Share(NamedTuple):
@@ -114,7 +118,9 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
              seed: run seed; step: batch number since the start of training.
     Returns: `(batch_size,)` int64, all different.
     Raises:  DataError: `batch_size` is below 1 or above `n`.
-    Cost:    one permutation of `n` per epoch; any step is reached directly.
+    Cost:    one permutation of `n` per epoch, above `WRITTEN_UP_TO` items none; any step is reached directly.
     """
     epoch, place = divmod(step, steps_per_epoch(n, batch_size))
+    if n > WRITTEN_UP_TO:
+        return scattered(np.arange(place * batch_size, (place + 1) * batch_size), n, seed, epoch)
     return epoch_permutation(n, seed, epoch)[place * batch_size : (place + 1) * batch_size]

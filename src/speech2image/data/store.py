@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import math
+import mmap
 import os
 import zlib
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ from speech2image.data.store_index import (
 )
 from speech2image.data.whole import write_whole
 from speech2image.errors import DataError
+
+KEPT_SHARE = 0.5
+"""Share of this machine's memory up to which a store is expected to stay there once it was read."""
+SMALL_ITEM_BYTES = 16_384
+"""Mean size of items up to which pages are fetched one by one."""
 
 
 class RaggedWriter:
@@ -191,9 +197,8 @@ class RaggedStore:
         expected = int(self.offsets[-1]) * self.dtype.itemsize
         if size != expected:
             raise DataError(f"{path}: data.bin has {size:,} bytes, expected {expected:,}", remedy_of(path))
-        # A plain array over the map: views of the memmap class cost three times as much to make.
-        self._map: npt.NDArray[Any] = (
-            np.asarray(np.memmap(path / "data.bin", self.dtype, "r")) if size else np.zeros(0, self.dtype)
+        self._map = (
+            _mapped(path / "data.bin", self.dtype, len(self.keys)) if size else np.zeros(0, self.dtype)
         )
         self._rows: dict[str, int] | None = None
         self._is_checked = bytearray(len(self.keys)) if self._crcs is not None else b"\1" * len(self.keys)
@@ -263,6 +268,20 @@ class RaggedStore:
         if key not in self._rows:
             raise DataError(f"{self.path}: there is no item {key!r}", remedy_of(self.path))
         return self._rows[key]
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    """Map a file as a plain array: views of numpy's memmap class cost three times as much to make.
+
+    Small items of files that memory cannot keep are not read ahead: around a kilobyte that may be a megabyte.  Large
+    items are, as page by page they come several times slower; both measured in `experiments/scaling/`.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    stays = len(mapped) <= KEPT_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not stays and len(mapped) <= SMALL_ITEM_BYTES * count:
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype)
 
 
 def is_complete(path: Path, fingerprint: str) -> bool:

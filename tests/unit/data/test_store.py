@@ -143,3 +143,25 @@ def test_pickled_store_is_a_path_not_a_copy(tmp_path: Path) -> None:
     store = _write(tmp_path / "s")
     assert len(pickle.dumps(store)) < 500
     assert _sum(pickle.loads(pickle.dumps(store))) == _sum(store)
+
+
+@pytest.mark.parametrize(
+    ("kept_share", "length", "is_advised"), [(0.0, 5000, True), (0.5, 5000, False), (0.0, 50_000, False)]
+)
+def test_small_items_of_a_store_beyond_memory_are_not_read_ahead(
+    kept_share: float, length: int, is_advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speech2image.data import store as store_module
+
+    monkeypatch.setattr(store_module, "KEPT_SHARE", kept_share)
+    path = tmp_path / "store"
+    writer = RaggedWriter(path, ["a", "b"], np.float32, "f")
+    arrays = [np.arange(length, dtype=np.float32), np.ones(3, np.float32)]
+    for array in arrays:
+        writer.append(array)
+    writer.commit()
+    store = RaggedStore.open(path)
+    assert all(np.array_equal(store[place], array) for place, array in enumerate(arrays))
+    maps = Path("/proc/self/smaps").read_text().split(str(path / "data.bin"))
+    flags = next(line for line in maps[1].splitlines() if line.startswith("VmFlags")).split()
+    assert ("rr" in flags) == is_advised

@@ -121,7 +121,8 @@ def test_batches_without_workers_are_made_between_steps() -> None:
 
 def test_slow_host_shows_only_where_the_device_waits() -> None:
     ahead, lockstep = (
-        cost_model.step_cost(WORK, machine(op_s=0.1, is_async=is_async), 1, 10).host for is_async in (True, False)
+        cost_model.step_cost(WORK, machine(op_s=0.1, is_async=is_async), 1, 10).host
+        for is_async in (True, False)
     )
     assert ahead == 0.0 and lockstep == pytest.approx(0.5)
     behind = cost_model.step_cost(WORK, machine(op_s=10.0, is_async=True), 1, 10)
@@ -146,7 +147,9 @@ def test_best_interval_loses_least(save: float, mtbf: float) -> None:
         return save / interval + cost_model.lost_share(interval, save, 0.0, mtbf)
 
     best = cost_model.best_interval_s(save, mtbf)
-    assert overhead(best) <= 1.01 * min(overhead(best * factor) for factor in (0.25, 0.5, 0.8, 1.25, 2.0, 4.0))
+    assert overhead(best) <= 1.01 * min(
+        overhead(best * factor) for factor in (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
+    )
 
 
 def test_parts_add_up_and_the_largest_limits() -> None:
