@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from speech2image.data.cub import scan_cub
 from speech2image.data.manifest import read_manifest
 from speech2image.data.prepare import prepare_corpus
 from speech2image.errors import DataError
+from speech2image.images.read import read_image
 
 TINY = runpy.run_path(str(Path(__file__).parents[1] / "tiny_corpora.py"))
 WAVE = Path("CUB_200_2011/audio/001.Bird_1/Bird_1_0001_0.wav")
@@ -178,6 +181,7 @@ from speech2image.audio.features import make_front_end
 from speech2image.data.cub import scan_cub
 from speech2image.data.prepare import prepare_corpus
 from speech2image.errors import DataError
+from speech2image.images.read import read_image
 if int(sys.argv[3]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 print("begin", flush=True)
@@ -294,3 +298,80 @@ def test_killed_work_is_not_done_again(root: Path, tmp_path: Path) -> None:
     assert before
     _finish(root, tmp_path / "cache")
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+# ---- files of unknown making ------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.raw", b"\x00" * 4000), ("a.wav", b"RIFF\x00\x00\x00\x00WAVE" + b"LIST\x00\x00\x00\x00" * 5000),
+        ("a.sf", b"\x64\xa3\x01\x00" * 400), ("a.wav", b"caff\x00\x01" + b"\xff" * 400),
+    ],
+)  # fmt: skip
+def test_recording_of_unknown_making_is_one_message(tmp_path: Path, name: str, content: bytes) -> None:
+    from speech2image.audio.read import read_wave
+
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read_wave(tmp_path / name, 16_000)
+
+
+def test_postscript_is_not_given_to_a_program(tmp_path: Path) -> None:
+    # Pillow hands such files to ghostscript, whatever they are called.
+    (tmp_path / "a.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(DataError, match=r"a\.jpg: the image cannot be decoded \(it is none of JPEG"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    "key", ["../../outside", "/etc/outside", "a/../../b", "a\nb", "a\x00b", "x" * 300, ""]
+)
+def test_name_that_leads_out_of_the_corpus_is_refused(root: Path, key: str) -> None:
+    keys = pickle.loads((root / "train/filenames.pickle").read_bytes())
+    (root / "train/filenames.pickle").write_bytes(pickle.dumps([key, *keys[1:]], protocol=2))
+    with pytest.raises(DataError, match="entry 1"):
+        scan_cub(root, on_error="skip")
+
+
+def test_locked_recording_is_quarantined_and_taken_up_when_unlocked(root: Path, tmp_path: Path) -> None:
+    """In a child without the rights of root, since root may read everything."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can lock a file for another user")
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        shutil.copytree(root, folder / "cub")
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o777)
+        counts = []
+        for mode in (0o000, 0o644):
+            (folder / "cub" / WAVE).chmod(mode)
+            script = _LOCKED.format(root=str(folder / "cub"), cache=str(folder / "cache"))
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, check=False,
+                env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            counts.append(done.stdout.split())
+        assert counts == [["17", str(WAVE)], ["18"]]
+    finally:
+        shutil.rmtree(folder)
+
+
+_LOCKED = """
+import os
+import pickle
+from pathlib import Path
+from speech2image.audio.features import make_front_end
+from speech2image.data.cub import scan_cub
+from speech2image.data.prepare import prepare_corpus
+front_end = make_front_end("s2igan")
+def prepare(cache):
+    return prepare_corpus(scan_cub(Path("{root}"), "skip"), Path(cache), front_end, image_px=32, on_error="skip")
+prepare("{cache}_of_root")  # what is imported late must be there before
+os.setgid(65534)
+os.setuid(65534)
+corpus = prepare("{cache}")
+print(len(corpus.utterances("train")), *(problem.path for problem in corpus.manifest.problems))
+"""

@@ -78,7 +78,9 @@ def _is_one_message(code: int, errors: str) -> None:
 def test_prepare_on_a_full_disk(size_kb: int, disk: Callable[[int], Disk], workplace: Path) -> None:
     words = ["prepare", *CORPUS, f"data.root={workplace / 'disk_birds'}"]
     place = [f"paths.{name}={workplace / name}" for name in ("data", "runs", "weights")]
-    assert _run([*words, *place, f"paths.cache={workplace / 'disk_cache'}"])[0] == 0  # the corpus lies elsewhere
+    assert (
+        _run([*words, *place, f"paths.cache={workplace / 'disk_cache'}"])[0] == 0
+    )  # the corpus lies elsewhere
     small = disk(size_kb)
     words += [*place, f"paths.cache={small.path}"]
     code, _, errors = _run(words)
@@ -107,10 +109,22 @@ def test_verbs_on_a_disk_that_takes_nothing(
     place.append(f"paths.runs={small.path / 'runs'}")
     words = {
         "embed": ["embed", f"run={runs['eval_sen']}", f"out={small.path / 'embedded'}"],
-        "generate": ["generate", f"run={runs['eval_gan']}", "text=a red bird", f"out={small.path / 'painted'}"],
+        "generate": [
+            "generate",
+            f"run={runs['eval_gan']}",
+            "text=a red bird",
+            f"out={small.path / 'painted'}",
+        ],
         "evaluate": ["evaluate", f"run={runs['eval_sen']}"],
         "report": ["report", f"runs=[{runs['eval_gan']}]", f"out={small.path / 'laid'}"],
-        "train": ["train", "experiment=sen_birds", *CORPUS, "logger=none", "trainer.max_steps=1", "name=nowhere"],
+        "train": [
+            "train",
+            "experiment=sen_birds",
+            *CORPUS,
+            "logger=none",
+            "trainer.max_steps=1",
+            "name=nowhere",
+        ],
     }[verb]
     small.fill(4) if way == "full" else small.lock()
     before = small.names()

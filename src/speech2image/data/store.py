@@ -254,7 +254,7 @@ class RaggedStore:
         Cost: 0.1 ms a 300-pixel image, once in each process.
         """
         assert self._crcs is not None and isinstance(self._is_checked, bytearray)
-        if zlib.crc32(view) != self._crcs[index]:
+        if zlib.crc32(view.data) != self._crcs[index]:
             raise DataError(
                 f"{self.path}: item {self.keys[index]!r} is damaged: its bytes are not those that were written",
                 f"See what else is: speech2image prepare … verify=true. {remedy_of(self.path)}",

@@ -9,7 +9,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+
+# Pillow would load these when the first image is opened, and two threads that do so at once see half of them.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from speech2image.errors import DataError
 
@@ -20,7 +33,7 @@ MAX_IMAGE_PX = 40_000_000
 MAX_ASPECT = 32
 """Longest side over shortest: resizing a strip of 1 x 60,000 px to a short side of 304 would take 17 GB."""
 #: Others are not tried: some start programs (EPS), most are never met, and each is a parser to attack.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 _REMEDY = "Replace the file, or go on without it: data.on_error=skip"
 # Sizes are compared below, before anything is decoded; one message is enough.
@@ -86,6 +99,8 @@ def _check_size(path: Path, size: tuple[int, int], max_px: int) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
     return (str(error) or type(error).__name__)[:200]
 
 
