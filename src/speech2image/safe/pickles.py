@@ -29,7 +29,7 @@ _OPCODES = (
 )  # fmt: skip
 _DTYPE = re.compile(r"[<>=|]?([biufUSO])(\d{0,9})")
 _NDARRAY = "numpy.ndarray"  # stands for the class where a pickle names it
-_MACHINE: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_MACHINE: Any = pickle._Unpickler
 
 
 class Asked(pickle.UnpicklingError):
