@@ -46,7 +46,9 @@ def word_problems(arguments: Sequence[str]) -> list[str]:
 
 def flags_first(words: Sequence[str]) -> list[str]:
     """Return words with flags and their values before all overrides, the only order that argparse takes."""
-    flags, rest, takes = [], [], False
+    flags: list[str] = []
+    rest: list[str] = []
+    takes = False
     for word in words:
         is_flag = takes or word.startswith("-")
         (flags if is_flag else rest).append(word)

@@ -29,7 +29,7 @@ _OPCODES = (
 )  # fmt: skip
 _DTYPE = re.compile(r"[<>=|]?([biufUSO])(\d{0,9})")
 _NDARRAY = "numpy.ndarray"  # stands for the class where a pickle names it
-_MACHINE: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_MACHINE: Any = pickle._Unpickler
 
 
 class Asked(pickle.UnpicklingError):
@@ -55,7 +55,7 @@ class _Kind:
         found = _DTYPE.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             raise pickle.UnpicklingError(f"an array of type {str(text)[:40]}")
-        self.dtype = np.dtype(text)  # type: ignore[arg-type]
+        self.dtype: np.dtype[Any] = np.dtype(str(text))
 
     def build(self, state: object) -> None:
         """Take the order of bytes; fields and the like have no place here."""
@@ -152,7 +152,7 @@ class _Budget(dict[int, Any]):
         raise pickle.UnpicklingError(f"the instruction {bytes([opcode])!r}, which plain data does not need")
 
 
-class PlainUnpickler(_MACHINE):  # type: ignore[misc]
+class PlainUnpickler(_MACHINE):
     """Read one pickle of plain data.
 
     Args:

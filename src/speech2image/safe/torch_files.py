@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -251,7 +251,8 @@ class _Old(_Tensors):
             head = self.file.read(8)
             if int.from_bytes(head, "little") != len(values):
                 raise Damaged(f"cut, or its part {key[:40]} has another size")
-            content = memoryview(values.view(torch.uint8).numpy()).cast("B")
+            raw: Any = values.view(torch.uint8).numpy()
+            content = memoryview(raw).cast("B")
             if _fill(self.file, content) != len(content):
                 raise Damaged(f"cut inside its part {key[:40]}")
         return value
@@ -284,7 +285,7 @@ def _numbers(content: bytearray, kind: torch.dtype) -> Tensor:
     return torch.frombuffer(content, dtype=kind) if content else torch.zeros(0, dtype=kind)
 
 
-def _fill(source: BinaryIO, content: bytearray | memoryview) -> int:
+def _fill(source: IO[bytes], content: bytearray | memoryview) -> int:
     """Read into `content` until it is full or the source ends; return how much was read."""
     view, done = memoryview(content), 0
     while done < len(view):
