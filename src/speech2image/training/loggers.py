@@ -53,7 +53,8 @@ class WandbLogger:
         self, mode: str, project: str, entity: str | None, run_id: str, folder: Path, config: dict[str, Any],
         about: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self.mode, self.next_step, self._run = "disabled", 0, None
+        self.mode, self.next_step = "disabled", 0
+        self._run: Any = None
         self._folder, self._run_id = folder, run_id
         self._steps: set[int] = set()
         if mode == "disabled":
@@ -80,7 +81,11 @@ class WandbLogger:
         import wandb
 
         known = getattr(wandb.Settings, "model_fields", {})
-        limits = {"init_timeout": self.INIT_S, "finish_timeout": self.FINISH_S, "finish_timeout_raises": True}
+        limits: dict[str, Any] = {
+            "init_timeout": self.INIT_S,
+            "finish_timeout": self.FINISH_S,
+            "finish_timeout_raises": True,
+        }
         settings = wandb.Settings(**{key: limit for key, limit in limits.items() if key in known})
         if mode == "online":
             require_answer(str(wandb.setup().settings.base_url), self.ANSWER_S)
@@ -203,12 +208,11 @@ def _short(error: Exception) -> str:
 def _is_whole(folder: Path, steps: set[int]) -> bool:
     """Return whether the `.wandb` file of a finished run ends as it should and holds every step."""
     try:
-        from wandb.proto import wandb_internal_pb2 as protocol
+        from wandb.proto import wandb_internal_pb2
 
+        read: Any = getattr(wandb_internal_pb2, "Record").FromString  # noqa: B009  made at run time, no checker sees it
         path = next(folder.glob("run-*.wandb"))
-        kinds = [
-            protocol.Record.FromString(record).WhichOneof("record_type") for record in read_records(path)
-        ]
+        kinds = [read(record).WhichOneof("record_type") for record in read_records(path)]
     except Exception:  # noqa: BLE001  another wandb with other files: nothing is known
         return True
     return kinds.count("history") >= len(steps) and "exit" in kinds
