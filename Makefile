@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 BIN := .venv/bin
 RUN := $(BIN)/speech2image
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test faults check bench clean
 .DEFAULT_GOAL := help
 
 help: ## what each target does
@@ -38,6 +38,9 @@ demo: setup ## draw birds, speak captions, train encoder, GAN and diffusion, pai
 
 test: setup ## all tests: no network, no GPU needed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+faults: setup ## the long campaigns: kills, damage, fuzz, soak, a sweep on SLURM (about an hour)
+	SPEECH2IMAGE_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --timeout 7200 tests/faults tests/fuzz tests/ranks tests/slurm
 
 check: setup ## style and types
 	$(BIN)/ruff check --line-length 110 --ignore RUF009 src tests

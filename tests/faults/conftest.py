@@ -18,3 +18,13 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toys]:
     made = Toys(tmp_path_factory.mktemp("toys"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def long_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The program of `long_runs.py`, which trains toys by forks and watches them."""
+    made = runpy.run_path(str(Path(__file__).with_name("long_runs.py")))["LongRuns"](
+        tmp_path_factory.mktemp("long_runs")
+    )
+    yield made
+    made.close()

@@ -56,7 +56,9 @@ class LongRuns:
         )  # fmt: skip
 
     def make_parts(self) -> None:
-        """Train encoder, codec and probe, which the generators stand on."""
+        """Train encoder, codec and probe, which the generators stand on, once."""
+        if (self.root / "base" / "codec").is_symlink():
+            return
         assert self.train("encoder", "base")["codes"] == [0], self.log()
         assert self.train("codec", "base")["codes"] == [0], self.log()
         for name in ("encoder", "codec"):
@@ -121,7 +123,7 @@ def _import_everything() -> None:
     import torch
 
     import speech2image.training
-    from speech2image.app import train  # noqa: F401
+    from speech2image.app import report, train  # noqa: F401
 
     torch.set_num_threads(1)
     for module in pkgutil.iter_modules(speech2image.training.__path__):
@@ -171,6 +173,8 @@ def _commands(
     kill_at: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     import warnings
+
+    import wandb  # noqa: F401  here: forks of one import would share its folder in /tmp
 
     from speech2image.app.cli import main
     from speech2image.training.loggers import WandbLogger
@@ -238,7 +242,7 @@ def _add_callback(rows: list[list[float]] | None, hurt: dict[str, Any] | None, k
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 resident = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
                 times = (time.perf_counter(), time.process_time())
-                rows.append([module.train_step, *times, resident, *_seen()[1:]])
+                rows.append([module.train_step, *times, resident, *_seen()])
             if hurt is not None and module.train_step == hurt["step"]:
                 _hurt(**hurt)
             if kill_at is not None and module.train_step == kill_at:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import runpy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,15 +21,10 @@ WATCHED = (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(long_runs: Any) -> Any:
     """The program that trains toys by forks, with encoder, codec and probe."""
-    kept = os.environ.get("SPEECH2IMAGE_SOAK")
-    root = Path(kept) if kept else tmp_path_factory.mktemp("soak")
-    made = runpy.run_path(str(Path(__file__).with_name("long_runs.py")))["LongRuns"](root)
-    if not (root / "base" / "codec").is_symlink():
-        made.make_parts()
-    yield made
-    made.close()
+    long_runs.make_parts()
+    return long_runs
 
 
 def slope(steps: np.ndarray, values: np.ndarray) -> float:
@@ -52,7 +44,7 @@ def ratio(milliseconds: np.ndarray) -> float:
 def test_long_run_neither_grows_nor_stalls(
     runs: Any, toy: str, rounds: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    num_steps = rounds(600, 20_000)
+    num_steps = rounds(500, 20_000)
     found = runs.train(toy, f"soak_{toy}", f"trainer.max_steps={num_steps}", *WATCHED, watch=True)
     assert found["codes"] == [0] and found["warnings"] == [], (found, runs.log())
     rows = np.array(json.loads((runs.root / "steps.json").read_text()))
@@ -63,8 +55,9 @@ def test_long_run_neither_grows_nor_stalls(
     plain = done % LOG_EVERY != 0
     logged = ~plain & (done % EVERY != 0)
     figures = {
-        "steps": num_steps, "MB per 1,000 steps": 1000 * slope(warm[:, 0], warm[:, 3]),
-        "files": sorted(set(warm[:, 4])), "threads": sorted(set(warm[:, 5])),
+        "steps": num_steps, "resident MB per 1,000 steps": 1000 * slope(warm[:, 0], warm[:, 3]),
+        "private MB per 1,000 steps": 1000 * slope(warm[:, 0], warm[:, 4]),
+        "files": sorted(set(warm[:, 5])), "threads": sorted(set(warm[:, 6])),
         "plain steps: median ms": float(np.median(cpu[plain])),
         "plain steps: p99 / median, processor": ratio(cpu[plain]),
         "plain steps: p99 / median, wall": ratio(wall[plain]),
@@ -76,7 +69,10 @@ def test_long_run_neither_grows_nor_stalls(
     print(toy, json.dumps(figures, indent=1))
     record_property(toy, figures)
     is_short = num_steps < 5000
-    assert figures["MB per 1,000 steps"] < (10 if is_short else 1)
+    # the system may take pages of mapped files back at any time, which hides growth of what is resident
+    assert max(figures["resident MB per 1,000 steps"], figures["private MB per 1,000 steps"]) < (
+        10 if is_short else 1
+    )
     assert len(figures["files"]) == 1 and len(figures["threads"]) == 1
     assert figures["plain steps: p99 / median, processor"] <= (2.5 if is_short else 1.5)
     assert figures["steps with a journal line: median ms"] < 1.5 * figures["plain steps: median ms"]

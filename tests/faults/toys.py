@@ -57,21 +57,18 @@ class Toys:
             (root / "base" / name).symlink_to(self.run(name, "base").name)
         folder = json.loads((self.run("encoder", "base") / "run.json").read_text())["data_folder"]
         self.ask(do="probe", folder=folder)
-        self._whole: dict[str, float] = {}
+        self._whole: dict[str, dict[str, float]] = {}
 
     def train(self, toy: str, runs: str, *words: str, **options: Any) -> dict[str, Any]:
         """Train a toy in the folder of runs; return exit code, seconds and what was done to it (see `_train`)."""
         return self.ask(do="train", toy=toy, runs=runs, words=words, **options)
 
-    def whole(self, toy: str) -> float:
-        """Train a toy without disturbance in the folder `whole`, once; return the seconds a second time takes."""
+    def whole(self, toy: str) -> dict[str, float]:
+        """Train a toy without disturbance in the folder `whole`, once; return the answer of a second time."""
         if toy not in self._whole:
             assert self.train(toy, "whole")["code"] == 0, self.log()
-            again = self.train(toy, "again")
-            assert again["code"] == 0 and self.differences(toy, "whole", "again") == [], (
-                "the toy is not repeatable"
-            )
-            self._whole[toy] = again["seconds"]
+            self._whole[toy] = self.train(toy, "again")  # the first filled caches
+            assert self.differences(toy, "whole", "again") == [], "the toy is not repeatable"
         return self._whole[toy]
 
     def forget(self, runs: str) -> None:
@@ -142,44 +139,71 @@ def words_of(root: Path, toy: str, runs: str) -> list[str]:
 
 
 def _train(
-    root: Path, toy: str, runs: str, words: list[str], after_s: float | None = None,
+    root: Path, toy: str, runs: str, words: list[str], after_cpu_s: float | None = None,
     after_saves: int | None = None, signals: Sequence[int] = (), max_file_bytes: int | None = None,
     to_all: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a fork.
 
     Args:
-        after_s: seconds at which `signals` are sent, from the first file of the run on.
+        after_cpu_s: seconds of processor time, from the start of the run, at which `signals` are sent; the clock
+            would say something else on a busy machine.  Negative: counted from the first line of `clock.jsonl`.
         after_saves: or the number of the save of this session in the middle of which they are sent.
         signals: sent one right after the other.
-        to_all: to the loader processes of the run too, and first.
         max_file_bytes: no file may grow beyond it, as on a full disk.
+        to_all: to the loader processes of the run too, and first.
+    Returns: exit `code`, `cpu_s` of the whole run and `cpu_before_s` of it before the first line of the clock; and,
+        where signals were sent, `latency_s` on the clock and `latency_cpu_s`.
     """
-    start, child = time.perf_counter(), os.fork()
+    child = os.fork()
     if child == 0:
         _be_a_run([*words_of(root, toy, runs), *words], max_file_bytes)
-    saves, was_saving, first, sent = 0, False, None, None
-    folder: Path | None = None
+    saves, was_saving, sent, folder = 0, False, None, None
+    cpu = before = at_signal = 0.0
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
-        now = time.perf_counter()
         if done:
             break
+        cpu = _cpu_seconds(child) or cpu
         if folder is None:
             folder = next((path.parent for path in (root / runs).glob("*/clock.jsonl")), None)
-            first = now
+            before = cpu
         if folder is not None and after_saves is not None and sent is None:
             is_saving = _is_saving(folder / "checkpoints")
             saves, was_saving = saves + (is_saving and not was_saving), is_saving
-        is_time = folder is not None and after_s is not None and now - first >= after_s
-        if sent is None and signals and (is_time or (after_saves is not None and saves >= after_saves)):
-            sent = now
+        if sent is None and signals and _is_time(cpu, before, folder, after_cpu_s, saves, after_saves):
+            sent, at_signal = time.perf_counter(), cpu
             for number in signals:
                 for target in (*(_children(child) if to_all else ()), child):
                     os.kill(target, number)
-        time.sleep(0.0002 if sent is None and folder is not None else 0.002)
-    return {"code": os.waitstatus_to_exitcode(status), "seconds": now - start,
-            "latency": None if sent is None else now - sent}  # fmt: skip
+        time.sleep(0.0002 if after_saves is not None and sent is None and folder is not None else 0.003)
+    answer = {"code": os.waitstatus_to_exitcode(status), "cpu_s": cpu}
+    if sent is not None:
+        answer |= {"latency_s": time.perf_counter() - sent, "latency_cpu_s": cpu - at_signal}
+    return answer | {"cpu_before_s": before}
+
+
+def _is_time(
+    cpu: float,
+    before: float,
+    folder: Path | None,
+    after_cpu_s: float | None,
+    saves: int,
+    after_saves: int | None,
+) -> bool:
+    if after_saves is not None:
+        return saves >= after_saves
+    if after_cpu_s is None:
+        return False
+    return cpu >= after_cpu_s if after_cpu_s > 0 else folder is not None and cpu - before >= -after_cpu_s
+
+
+def _cpu_seconds(process: int) -> float:
+    """Return the processor time of a process in seconds, to a millisecond or so."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _children(process: int) -> list[int]:

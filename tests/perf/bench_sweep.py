@@ -86,6 +86,8 @@ def main(num_jobs: int) -> None:
         seeds = ",".join(str(seed) for seed in range(num_jobs))
         measure("one job, no sweep", [*words, "seed=2000"], root, 1)
         measure("in one process", ["-m", *words, f"seed={seeds}"], root, num_jobs)
+        beside = user_cpu([*python, "-m", *words, f"seed={seeds}", "name=beside", "hydra/launcher=joblib"])
+        print(json.dumps({"sweep": "two workers beside", "total": round(beside, 3)}), flush=True)
         found = {
             "import torch": user_cpu([sys.executable, "-c", "import torch"]),
             "import of all that a job uses": user_cpu(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -147,3 +148,40 @@ def test_a_killed_rank_ends_the_others_soon(tmp_path: Path) -> None:
     finally:
         for process in started:
             process.kill()
+
+
+# ---- the command ------------------------------------------------------------------------------
+def test_torchrun_trains_what_one_process_trains(tmp_path: Path) -> None:
+    """The same command by torchrun: the same lines in the journal, one set of files, one voice."""
+    words = [
+        "train", "experiment=codec_birds", "codec.channels=8", "codec.num_codes=16", "codec.disc_layers=1",
+        "codec.disc_width=4", "loss.disc_weight=0.5", "data.make.num_train_species=8", "data.make.num_test_species=4",
+        "data.make.images_per_species=3", "data.make.captions_per_image=1", "data.max_captions=1", "debug=two_steps",
+        *(f"paths.{name}={tmp_path / name}" for name in ("data", "cache", "weights")),
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]}
+    folders = {}
+    for runs, launcher in launchers.items():
+        command = [sys.executable, *launcher, "-m", "speech2image", *words, f"paths.runs={tmp_path / runs}"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, done.stderr
+        folders[runs] = Path(done.stdout.strip().splitlines()[-1])
+        assert done.stdout.count(str(folders[runs])) == 1, "only the first rank prints"
+    one, two = (
+        [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+        for folder in folders.values()
+    )
+    assert [line["kind"] for line in one] == [line["kind"] for line in two] and len(one) == 4
+    for alone, together in zip(one, two, strict=True):
+        assert alone == {
+            key: value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)
+            for key, value in together.items()
+        }
+    names = [sorted(path.name for path in folder.rglob("*")) for folder in folders.values()]
+    assert names[0] == names[1]
+    refused = subprocess.run(
+        [sys.executable, "-m", "speech2image", *words, "trainer.devices=2", f"paths.runs={tmp_path / 'none'}"],
+        env=env, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2 and "torchrun --nproc-per-node 2" in refused.stderr

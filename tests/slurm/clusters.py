@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parent / "one_node.sh"
 TINY = (
     "experiment=sen_birds", "data.make.num_train_species=6", "data.make.num_test_species=4",
     "data.make.images_per_species=3", "data.make.captions_per_image=2", "data.max_captions=1", "encoder.rnn_dim=16",
-    "vision.embed_dim=32", "logger=none", "trainer.batch_size=8", "trainer.log_every=1", "trainer.val_every=1000",
+    "vision.embed_dim=32", "vision.width=8", "vision.pretrain_steps=5", "logger=none", "trainer.batch_size=8", "trainer.log_every=1", "trainer.val_every=1000",
     "callbacks.checkpoint.every=5", "callbacks.sample_grid.every=1000", "trainer.deterministic=true",
     "trainer.accelerator=cpu",
 )  # fmt: skip

@@ -67,7 +67,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
-KillWait=15
+KillWait=30
 MinJobAge=3600
 NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=home Nodes=$name Default=YES MaxTime=INFINITE State=UP

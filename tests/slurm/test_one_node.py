@@ -12,7 +12,7 @@ from clusters import SCRIPT, SMALL, TINY, Cluster, processes_of
 
 from speech2image.app.sweeps import Job, Sweep, all_sweeps, find_sweep
 
-STEPS = "trainer.max_steps=60"
+STEPS = "trainer.max_steps=40"
 
 
 def journal_steps(job: Job) -> int:

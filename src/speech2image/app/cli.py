@@ -6,13 +6,15 @@ never import torch.  A `Speech2ImageError` is printed as one message and exits w
 
 from __future__ import annotations
 
+import errno
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from speech2image import __version__
-from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
+from speech2image.errors import ConfigError, Preempted, Speech2ImageError, nearest_names
 
 #: Verb: (module, one line).
 VERBS: dict[str, tuple[str, str]] = {
@@ -43,6 +45,11 @@ examples:
 """
 
 
+#: What a disk answers that is full, read-only, locked or broken, wherever nobody closer has said it better.
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+_DISK_REMEDY = "Free space or choose another folder (paths.runs=DIR paths.cache=DIR out=DIR); the same command continues."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -59,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"speech2image: {where}{error.strerror}\n  {_DISK_REMEDY}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(words: list[str]) -> int:
@@ -129,4 +142,7 @@ def _overview() -> str:
 
 def script() -> None:
     """Entry point of the console script."""
-    sys.exit(main())
+    code = main()
+    if code == Preempted.exit_code:  # a scheduler may ask twice; all is saved, and the code must come through
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)

@@ -50,14 +50,17 @@ def register() -> Callable[[], list[tuple[Sweep, bool]]]:
     """
     from hydra.core.config_store import ConfigStore
 
-    from speech2image.app.sweeper import OptunaSearch
+    from speech2image.app.sweeper import GridSearch, OptunaSearch
 
     _OPENED.clear()
     basic, *_ = [register_plugin(one) for one in (BasicSweep, JoblibSweep, SlurmSweep, OptunaSearch)]
     # Hydra has one of these names, installed plugins may have the others: ours stand in their place.
     for group, name in (("launcher", "joblib.yaml"), ("sweeper", "optuna.yaml")):
         ConfigStore.instance().repo.get("hydra", {}).get(group, {}).pop(name, None)
-    ConfigStore.instance().store("basic", {"_target_": basic}, "hydra/launcher", provider="speech2image")
+    store = ConfigStore.instance().store
+    store("basic", {"_target_": basic}, "hydra/launcher", provider="speech2image")
+    grid = {"_target_": register_plugin(GridSearch), "max_batch_size": None, "params": None}
+    store("basic", grid, "hydra/sweeper", provider="speech2image")
     return lambda: list(_OPENED.values())
 
 

@@ -32,6 +32,45 @@ from speech2image.training.study import SearchSettings
 AT_ONCE_IN_SLURM = 8
 
 
+class GridSearch(Sweeper):
+    """Hydra's own sweep over all combinations, which leaves composing the jobs to our launchers.
+
+    They check each job; Hydra's sweeper composes all of them before, which doubles the cost of a short one.
+
+    Args:
+        max_batch_size: jobs given to the launcher at once; None: all.
+        params: what is swept, beside the words of the command.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        self.max_batch_size, self.params = max_batch_size, params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra has composed."""
+        self.context = hydra_context
+        self.launcher: Any = _launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> list[Any]:
+        """Launch every combination; return what the launcher says of each."""
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        returned: list[Any] = []
+        for batch in BasicSweeper.split_arguments(parser.parse_overrides(words), self.max_batch_size):
+            returned += self.launcher.launch(batch, initial_job_idx=len(returned))
+        return returned
+
+
+def _launcher(context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Any:
+    from hydra.core.plugins import Plugins
+
+    return Plugins.instance().instantiate_launcher(
+        config=config, hydra_context=context, task_function=task_function
+    )
+
+
 class OptunaSearch(Sweeper):
     """Ask Optuna for trials, give them to the launcher, tell Optuna what their runs say."""
 
@@ -43,9 +82,7 @@ class OptunaSearch(Sweeper):
 
         Raises: ConfigError: options that do not exist or are out of range, all of them.
         """
-        from hydra.core.plugins import Plugins
-
-        self.context, self.config = hydra_context, config
+        self.context, self.master = hydra_context, config
         options = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
         self.options = {str(key): value for key, value in options.items() if key != "_target_"}
@@ -54,9 +91,7 @@ class OptunaSearch(Sweeper):
             raise ConfigError(
                 f"hydra/sweeper=optuna:\n{lines}", "See every option with: speech2image train --help"
             )
-        self.launcher: Any = Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=hydra_context, task_function=task_function
-        )
+        self.launcher: Any = _launcher(hydra_context, task_function, config)
         launcher = self.launcher.options
         if launcher.get("detach"):
             raise ConfigError(
@@ -80,10 +115,10 @@ class OptunaSearch(Sweeper):
         if self.options["export"]:
             self._export(space, settings)
             return []
-        verb, overrides = str(self.config.hydra.job.config_name), self.config.hydra.overrides
+        verb, overrides = str(self.master.hydra.job.config_name), self.master.hydra.overrides
         if verb != "train":
             raise ConfigError(f"hydra/sweeper=optuna: found the verb {verb}", "Only train can be searched.")
-        runs = Path(str(to_plain(self.config.paths)["runs"]))
+        runs = Path(str(to_plain(self.master.paths)["runs"]))
         folder = runs / "sweeps" / sweep_id(verb, [*overrides.task, *overrides.hydra])
         if all(wrong := [_what_is_wrong(space.words(corner)) for corner in space.corners()]):
             raise ConfigError(f"hydra/sweeper=optuna: no point of the space can be trained\n{wrong[0]}")
@@ -120,7 +155,7 @@ class OptunaSearch(Sweeper):
             metric, direction_of(metric, options["direction"]), options["sampler"], options["pruner"],
             options["startup_trials"], options["warmup_steps"], options["seed"],
         )  # fmt: skip
-        if not settings.is_reported and not self.config.get("evaluate"):
+        if not settings.is_reported and not self.master.get("evaluate"):
             raise ConfigError(
                 f"hydra.sweeper.metric={metric}: found a metric of metrics.json, which training does not write",
                 "Add evaluate=true, or search for one that the journal has, such as val_loss.",
@@ -130,7 +165,7 @@ class OptunaSearch(Sweeper):
     def _export(self, space: Space, settings: SearchSettings) -> None:
         from speech2image.app.wandb_sweep import write_sweep
 
-        plain = to_plain(OmegaConf.masked_copy(self.config, ["logger", "trainer"]))
+        plain = to_plain(OmegaConf.masked_copy(self.master, ["logger", "trainer"]))
         print(write_sweep(Path(self.options["export"]), space, settings, self.options["n_trials"], plain))
 
     def _launch(self, folder: Path, settings: SearchSettings, trials: Sequence[Trial]) -> list[Outcome]:

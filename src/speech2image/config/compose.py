@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speech2image.config.overrides import HYDRA_GROUPS, group_problem, word_problems
+from speech2image.config.overrides import HYDRA_GROUPS, flags_first, group_problem, word_problems
 from speech2image.errors import ConfigError, Speech2ImageError, nearest_names
 
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
@@ -163,12 +163,15 @@ def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any
             return None
 
     saved = sys.argv
-    sys.argv = [f"speech2image {verb}", *prepared]
+    sys.argv = [f"speech2image {verb}", *flags_first(prepared)]
     try:
         call()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ConfigError("\n".join(lines[:4]), f"See: speech2image {verb} --help") from None
+        lines = [line[:300] for line in str(error).splitlines() if line.strip()]
+        said = "\n".join(lines[:4]).encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+        raise ConfigError(said, f"See: speech2image {verb} --help") from None
+    except RecursionError:
+        raise ConfigError("these words are nested too deeply", f"See: speech2image {verb} --help") from None
     finally:
         sys.argv = saved
     if failures:

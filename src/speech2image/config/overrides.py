@@ -39,7 +39,19 @@ def word_problems(arguments: Sequence[str]) -> list[str]:
         problem, flag = _word_problem(word, flag)
         if problem is not None:
             problems.append(f"{word[:120]!r}: {problem}")
+    if flag:
+        problems.append(f"{flag}: expected a value after it")
     return problems
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """Return words with flags and their values before all overrides, the only order that argparse takes."""
+    flags, rest, takes = [], [], False
+    for word in words:
+        is_flag = takes or word.startswith("-")
+        (flags if is_flag else rest).append(word)
+        takes = not takes and word in _FLAGS_WITH_VALUE
+    return flags + rest
 
 
 def _word_problem(word: str, flag: str) -> tuple[str | None, str]:

@@ -266,7 +266,10 @@ class WandbConfig:
     """Weights & Biases."""
 
     mode: str = option(
-        "offline", "offline keeps everything on disk", choices=("offline", "online", "disabled")
+        "offline",
+        "offline: one folder below <run>/wandb, to upload with `wandb sync <run>/wandb` or, from the journal,"
+        " `speech2image report runs=[<run>] logger=online`; online falls back to it without network or login",
+        choices=("offline", "online", "disabled"),
     )
     project: str = option("speech2image", "project name")
     entity: str | None = option(None, "team or user")

@@ -189,7 +189,7 @@ def _check_across(config: dict[str, Any]) -> list[str]:
     loss = config.get("loss") or {}
     if "stage" in config:
         problems += _check_stage(config)
-    if not re.fullmatch(r"\w[\w.+-]{0,150}", str(config.get("name") or "name")):
+    if not re.fullmatch(r"\w[\w.+-]{0,150}", "name" if config.get("name") is None else str(config["name"])):
         problems.append(
             f"name: found {config['name'][:80]!r}, expected letters, digits and . _ + - (a folder is named so)"
         )

@@ -267,6 +267,9 @@ def _resolve(name: Any, *homes: Path) -> Path | None:
     if not isinstance(name, str) or not name:
         return None
     for path in (Path(name), *(home / name for home in homes)):
-        if path.is_absolute() and path.is_file():
-            return path
+        try:
+            if path.is_absolute() and path.is_file():
+                return path
+        except (OSError, ValueError):  # a name that no disk can have
+            return None
     return None

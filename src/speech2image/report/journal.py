@@ -72,7 +72,7 @@ def read_journal(path: Path) -> Journal:
     Raises:  OSError: `path` cannot be read.
     """
     lines, num_damaged = read_json_lines(path)
-    steps = [line for line in lines if _is_number(line.get("step"))]
+    steps = [line for line in lines if _is_count(line.get("step"))]
     num_damaged += len(lines) - len(steps)
     clock = _read_clock(path.with_name("clock.jsonl"))
     rates = [line for line in clock if "event" not in line]
@@ -104,7 +104,7 @@ def _read_clock(path: Path) -> list[dict[str, Any]]:
         return []
     kept: list[dict[str, Any]] = []
     for line in lines:
-        if not _is_number(line.get("step")):
+        if not _is_count(line.get("step")):
             continue
         if line.get("event") == "start":
             kept = [earlier for earlier in kept if earlier["step"] <= line["step"]]
@@ -202,5 +202,11 @@ def _curves(lines: list[dict[str, Any]]) -> tuple[dict[str, Curve], int]:
     return curves, num_repeated
 
 
+def _is_count(value: Any) -> bool:
+    """Whether a value may be a step: a number that arrays of whole numbers hold."""
+    return _is_number(value) and abs(value) < 2**53
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and not (isinstance(value, int) and abs(value) > 10**300)

@@ -154,4 +154,4 @@ def _name(value: Any) -> str:
 def number_of(value: Any) -> float | None:
     """Return `value` as a float where it is a finite number, else None."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and abs(value) < float("inf") else None
+    return float(value) if number and abs(value) < 1e300 else None

@@ -45,10 +45,14 @@ def read_json(content: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """
     if len(content) > max_bytes:
         raise Damaged(f"it has {len(content):,} bytes, more than {max_bytes:,}")
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
     try:
-        return json.loads(content)
+        value = json.loads(text.replace("\\u0000", "\\ufffd"))
+        if "\\ud" in text.lower():  # halves of surrogate pairs can be written nowhere
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError:
         raise Damaged("it is nested too deeply") from None
+    return value
 
 
 def read_yaml(text: str, max_bytes: int = MAX_YAML_BYTES) -> Any:

@@ -16,7 +16,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -103,7 +103,7 @@ def load_checkpoint(path: Path, run: str = "") -> dict[str, Any]:
         raise CheckpointError(f"{path} holds step {about['step']}: the file was renamed")
     try:
         with path.open("rb") as file:
-            state = torch.load(_Window(file, length), map_location="cpu", weights_only=True)
+            state = torch.load(cast(BinaryIO, _Window(file, length)), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  a file fails in many ways
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("train_step") != about["step"]:
@@ -114,7 +114,10 @@ def load_checkpoint(path: Path, run: str = "") -> dict[str, Any]:
 def _write(file: BinaryIO, state: dict[str, Any], about: dict[str, Any]) -> bytes:
     """Write archive, description and foot; return the hash in the foot, with the bytes on the disk."""
     hashed = _Hashed(file)
-    torch.save(state, hashed)
+    try:
+        torch.save(state, cast(BinaryIO, hashed))
+    except RuntimeError as error:  # torch says that a write failed, not why
+        raise hashed.problem or error from None
     description = json.dumps(about).encode()
     hashed.write(description)
     hashed.write(_FOOT.pack(_MAGIC, len(description), bytes(32))[:-32])
@@ -221,10 +224,15 @@ class _Hashed:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.problem: OSError | None = None
 
     def write(self, content: bytes | memoryview) -> int:
         self.sha256.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.problem = self.problem or error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

@@ -70,7 +70,8 @@ class WandbLogger:
             except Exception as error:  # noqa: BLE001  wandb down, no disk, no login: training goes on
                 reason = reason or error
                 continue
-            self.mode, self.next_step = asked, int(self._run.step)
+            # wandb's `step` stays 0 until the first record; `starting_step` is what the server said.
+            self.mode, self.next_step = asked, max(self._run.step, getattr(self._run, "starting_step", 0))
             break
         if reason is not None:
             self._warn(f"wandb is {'off' if self._run is None else 'offline'} for this run: {_short(reason)}")
@@ -133,11 +134,16 @@ class WandbLogger:
 
     def close(self, exit_code: int = 0) -> None:
         """Finish the wandb run, within `FINISH_S` and a little; look whether its records reached the disk."""
-        folder = None if self._run is None else Path(self._run.dir).parent
-        self._call(lambda: within(self.FINISH_S + 5, lambda: self._run.finish(exit_code), "wandb's end"))
-        if self._run is not None and folder is not None and not self._reached_disk(folder):
+        if self._run is None:
+            return
+        run, folder, self._run = self._run, Path(self._run.dir).parent, None
+        try:
+            within(self.FINISH_S + 5, lambda: run.finish(exit_code), "wandb's end")
+        except Exception as error:  # noqa: BLE001  as above
+            self._give_up(error)
+            return
+        if not self._reached_disk(folder):
             self._warn(f"wandb's files in {folder} lack records of this run (is the disk full?)")
-        self._run = None
 
     def _reached_disk(self, folder: Path) -> bool:
         """Return whether all records are in the file; wandb writes the last ones after it says it is done."""
@@ -160,9 +166,19 @@ class WandbLogger:
         try:
             action()
         except Exception as error:  # noqa: BLE001  as above
-            self._warn(f"wandb failed and is off from here: {_short(error)}")
-            self._run, self.mode = None, "disabled"
-            _let_go()
+            run, self._run = self._run, None
+            with contextlib.suppress(Exception):
+                within(self.FINISH_S + 5, lambda: run.finish(1), "wandb's end")
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Say so, and end wandb's service: the next run of this process starts another, and its own end is quiet."""
+        self.mode = "disabled"
+        self._warn(f"wandb failed and is off from here: {_short(error)}")
+        with contextlib.suppress(Exception):
+            import wandb
+
+            within(self.FINISH_S + 5, wandb.teardown, "wandb's end")
 
     def _warn(self, what: str) -> None:
         home = self._folder if self._folder.name == self._run_id else self._folder.parent
@@ -196,11 +212,3 @@ def _is_whole(folder: Path, steps: set[int]) -> bool:
     except Exception:  # noqa: BLE001  another wandb with other files: nothing is known
         return True
     return kinds.count("history") >= len(steps) and "exit" in kinds
-
-
-def _let_go() -> None:
-    """Give up a service of wandb that failed, so that the next run of this process starts another and its end is quiet."""
-    with contextlib.suppress(Exception):
-        import wandb
-
-        within(WandbLogger.FINISH_S + 5, wandb.teardown, "wandb's end")

@@ -24,9 +24,10 @@ def random_state() -> dict[str, Any]:
     """Return the states of all global generators as tensors and numbers."""
     kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     version, words, next_gauss = random.getstate()
+    has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if has_cuda else [],
         "numpy": {"kind": kind, "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)), "place": int(place),
                   "has_gauss": int(has_gauss), "gauss": float(gauss)},
         "python": {"version": version, "words": torch.tensor(words), "gauss": next_gauss},

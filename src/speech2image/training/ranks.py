@@ -20,7 +20,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from speech2image.data.order import Share
 from speech2image.errors import ConfigError, Speech2ImageError, TrainingError
@@ -61,8 +63,8 @@ class _Meeting:
     Every run has its own `store`, so that what a failed job of a sweep has said does not end the next one.
     """
 
-    place: dist.Store | None = None
-    store: dist.Store | None = None
+    place: Store | None = None
+    store: Store | None = None
     runs = 0
     waits = 0
 
@@ -107,7 +109,7 @@ def meeting_point(env: Mapping[str, str]) -> dict[str, str]:
 
 
 # ---- start ------------------------------------------------------------------------------------
-def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Store | None = None) -> None:
+def start(config: Mapping[str, Any], place: Place | None = None, store: Store | None = None) -> None:
     """Join the other ranks, if a launcher started some; called again it only checks.
 
     Args:
@@ -119,7 +121,12 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
     """
     trainer = config["trainer"]
     place = place or place_in(os.environ)
-    _check(config, place)
+    try:
+        _check(config, place)
+    except ConfigError:
+        if place is not None and place.rank:  # the first rank says it
+            raise SystemExit(2) from None
+        raise
     if place is None or _grouped():
         return
     uses_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
@@ -127,7 +134,7 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
     if store is None:
         os.environ.update(meeting_point(os.environ))
         url = f"env://?rank={place.rank}&world_size={place.world_size}"
-        store = next(dist.rendezvous(url, timeout=timeout))[0]
+        store = next(rendezvous(url, timeout=timeout))[0]
     _Meeting.place = store
     _next_run()
     if uses_gpu:
@@ -135,7 +142,7 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: dist.Sto
         _check_own_gpu(store, place)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
-        world_size=place.world_size, store=dist.PrefixStore("torch", store),
+        world_size=place.world_size, store=PrefixStore("torch", store),
     )  # fmt: skip
     atexit.register(leave)
     if place.rank:
@@ -152,7 +159,7 @@ def leave() -> None:
 def _next_run() -> None:
     if _Meeting.place is not None:
         _Meeting.runs += 1
-        _Meeting.store, _Meeting.waits = dist.PrefixStore(f"run/{_Meeting.runs}", _Meeting.place), 0
+        _Meeting.store, _Meeting.waits = PrefixStore(f"run/{_Meeting.runs}", _Meeting.place), 0
 
 
 def _check(config: Mapping[str, Any], place: Place | None) -> None:
@@ -173,7 +180,7 @@ def _check(config: Mapping[str, Any], place: Place | None) -> None:
         )
 
 
-def _check_own_gpu(store: dist.Store, place: Place) -> None:
+def _check_own_gpu(store: Store, place: Place) -> None:
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     own = f"{socket.gethostname()} {uuid}"
     store.set(f"gpu/{place.rank}", own)
@@ -231,6 +238,8 @@ def _end(error: Exception) -> NoReturn:
             raise SystemExit(2)
         if not is_lost:
             _tell_failure()
+            if is_first():
+                time.sleep(2 * _LOOK_S[1])  # under srun the meeting place is its own: let the others hear
             if known and not is_first() and _failed([0]):
                 raise SystemExit(error.exit_code)  # type: ignore[attr-defined]
     except (dist.DistError, RuntimeError):

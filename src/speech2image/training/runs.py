@@ -122,8 +122,12 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
     Raises:
         DataError: no such run, or a run of another stage; names the runs that would do.
     """
-    everything = all_runs(runs)
     stages = (stage,) if isinstance(stage, str) else tuple(stage or STAGES)
+    if path is not None:  # the others need not be read: a report of n runs would read n² of them
+        for place in (Path(path), runs / path):
+            if (place / "run.json").is_file() and (run := read_run(place)).stage in stages:
+                return run
+    everything = all_runs(runs)
     known = [run for run in everything if run.stage in stages]
     listing = ", ".join(str(run.path) for run in known[:8]) or f"none below {runs}/"
     what = "a run" if stage is None else STAGES[stages[0]]

@@ -54,7 +54,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for bucket, flat, work in sent:
         assert work is not None
         work.wait()
-        parts = flat.div_(world_size()).split([gradient.numel() for gradient in bucket])
+        parts = torch.split(flat.div_(world_size()), [gradient.numel() for gradient in bucket])
         torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
 
 

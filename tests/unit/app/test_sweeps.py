@@ -279,3 +279,122 @@ def test_a_wrong_launcher_is_answered_before_anything_is_written(
         code, _, err = command("train", *extra, *TINY, *words)
         assert code == 2 and said in err
     assert list(tmp_path.iterdir()) == []
+
+
+SLURM = {
+    "partition": None, "account": None, "qos": None, "constraint": None, "time_min": 60, "nodes": 1,
+    "tasks_per_node": 1, "gpus_per_node": None, "cpus_per_task": 2, "mem_gb": None, "array_parallelism": 256,
+    "detach": False, "signal_delay_s": 120, "max_requeues": 100, "setup": [], "extra": {},
+}  # fmt: skip
+
+
+def batch_file(tmp_path: Path, **options: object) -> str:
+    """Return the batch file that submitit writes for options."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    from speech2image.app.slurm import sbatch_parameters
+
+    return _make_sbatch_string("python job", tmp_path, **sbatch_parameters("train-1", SLURM | options))
+
+
+def test_the_defaults_of_the_launcher_are_those_of_its_file() -> None:
+    from omegaconf import OmegaConf
+
+    from speech2image.config.compose import conf_dir
+    from speech2image.config.schema_launcher import LAUNCHERS
+
+    for name in ("joblib", "slurm"):
+        written = OmegaConf.to_container(OmegaConf.load(conf_dir() / "hydra" / "launcher" / f"{name}.yaml"))
+        assert isinstance(written, dict) and str(written.pop("_target_")).startswith(
+            "hydra_plugins.speech2image."
+        )
+        assert written == dataclasses.asdict(LAUNCHERS[name]())
+    assert dataclasses.asdict(LAUNCHERS["slurm"]()) == SLURM
+
+
+def test_options_become_lines_of_the_batch_file(tmp_path: Path) -> None:
+    text = batch_file(tmp_path)
+    for line in ("--requeue", "--time=60", "--signal=USR2@120", "--open-mode=append", "--cpus-per-task=2"):
+        assert f"#SBATCH {line}\n" in text
+    for absent in ("partition", "account", "gpus", "mem=", "kill-on-bad-exit"):
+        assert absent not in text
+    command = next(line for line in text.splitlines() if line.startswith("srun"))
+    assert "--cpus-per-task=2" in command and "--open-mode=append" in command
+    text = batch_file(
+        tmp_path, partition="gpu", account="speech", qos="low", constraint="a100", gpus_per_node=4, tasks_per_node=4,
+        nodes=2, mem_gb=1.5, setup=["module load cuda"], extra={"mail-type": "END", "exclude": "node7"},
+    )  # fmt: skip
+    for line in ("--partition=gpu", "--account=speech", "--qos=low", "--constraint=a100", "--gpus-per-node=4",
+                 "--ntasks-per-node=4", "--nodes=2", "--mem=1536MB", "--mail-type=END", "--exclude=node7"):  # fmt: skip
+        assert f"#SBATCH {line}\n" in text
+    assert "\nmodule load cuda\n" in text and "--kill-on-bad-exit=1" in text
+
+
+def test_only_the_first_rank_says_that_it_was_preempted(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speech2image.app import cli
+    from speech2image.app.slurm import ClusterJob
+
+    def stopped(verb: str, words: object) -> None:
+        raise Preempted("saved", "")
+
+    monkeypatch.setattr(cli, "perform", stopped)
+    job = ClusterJob(str(begin(sweep)), "train", ("seed=0",))
+    with pytest.raises(SystemExit) as left:
+        job()
+    assert left.value.code == 75 and (read_job(sweep.record(0)) or Job(0, ())).state == "preempted"
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    job()  # srun would end the first rank, which may still save
+
+
+def test_a_failed_job_tells_slurm_so(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    from speech2image.app import cli
+    from speech2image.app.slurm import ClusterJob
+
+    def wrong(verb: str, words: object) -> None:
+        raise DataError("no corpus", "")
+
+    monkeypatch.setattr(cli, "perform", wrong)
+    with pytest.raises(SystemExit) as left:
+        ClusterJob(str(begin(sweep)), "train", ("seed=0",))()
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "meaning", "words"),
+    [("PENDING", "waiting", "resources"), ("COMPLETING", "running", ""), ("CANCELLED by 1000", "told", "cancelled by a user"),
+     ("OUT_OF_MEMORY", "told", "hydra.launcher.mem_gb"), ("TIMEOUT", "told", "time limit"), ("NODE_FAIL", "told", "node failed"),
+     ("FAILED", "ended", "without a word"), ("", "ended", "UNKNOWN")],
+)  # fmt: skip
+def test_states_of_slurm_are_understood(state: str, meaning: str, words: str) -> None:
+    from speech2image.app.slurm import read_state
+
+    heard = read_state(state, "Resources")
+    assert heard.state == meaning and words in heard.reason
+
+
+def test_joblib_runs_jobs_beside_each_other_and_skips_finished_ones(command: Command, tmp_path: Path) -> None:
+    words = (
+        "train",
+        "-m",
+        *TINY,
+        "encoder.rnn_dim=16,32",
+        "hydra/launcher=joblib",
+        "hydra.launcher.threads=1",
+    )
+    code, out, err = command(*words)
+    assert code == 0, err
+    jobs = find_sweep("latest", tmp_path / "runs").jobs()
+    assert [job.state for job in jobs] == ["finished"] * 2 and os.getpid() not in {job.pid for job in jobs}
+    for job in jobs:
+        log = (
+            tmp_path
+            / "runs"
+            / "sweeps"
+            / find_sweep("latest", tmp_path / "runs").id
+            / f"job-{job.number}.log"
+        )
+        assert "run name:" in log.read_text()
+    code, out, _ = command(*words)
+    assert code == 0 and out.count("is finished already") == 2

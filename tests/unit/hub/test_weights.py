@@ -67,3 +67,13 @@ def test_unknown_states_are_not_named() -> None:
     assert recognise(["module.ca_net.fc.weight", "module.h_net1.fc.0.weight"]) == (
         "a StackGAN-v2 (or S2IGAN) generator netG"
     )
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    state = {"b": torch.rand(3), "a": torch.zeros(5, dtype=torch.int64), "ü": torch.ones(2, 2)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(16)]  # two keys in an order of chance: 2^-15
+    for file in files:
+        save_weights(file, state, {"step": 1, "name": "é"})
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_weights(files[0])[1] == {"step": 1, "name": "é"}
+    assert torch.equal(read_weights(files[0])[0]["b"], state["b"])
