@@ -223,11 +223,11 @@ _HEAD = (
 def tables(plan: dict[str, Any]) -> list[str]:
     """Return the plan as lines to read."""
     step = plan["step"]
+    run = f"{plan['steps']:,} steps of {plan['batch']} images, {plan['precision']}, {plan['strategy']}"
     lines = [
-        f"{plan['experiment']}: {plan['steps']:,} steps of {plan['batch']} images, {plan['precision']}, "
-        f"{plan['strategy']}, on {plan['hardware']}",
-        f"a step of {plan['batch']} images: {step['flops'] / 1e12:.3g} TFLOP, {step['operations']:,} operations that "
-        f"move {step['kernel_bytes'] / 1e9:.3g} GB, {step['trained'] / 1e6:.1f} M trained parameters",
+        f"{plan['experiment']}: {run}, on {plan['hardware']}",
+        f"a step: {step['flops'] / 1e12:.3g} TFLOP, {step['operations']:,} operations move "
+        + f"{step['kernel_bytes'] / 1e9:.3g} GB, {step['trained'] / 1e6:.1f} M trained parameters",
         *(f"not counted: {part}" for part in step["missing"]),
     ]
     for scaling, rows in plan["rows"].items():
@@ -240,13 +240,11 @@ def tables(plan: dict[str, Any]) -> list[str]:
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells
         ]
     last = plan["rows"]["same share"][-1]
-    lines += [
-        "",
-        f"checkpoints: {last['save_s']:.2g} s each; on {last['gpus']} GPUs an interruption every "
-        f"{last['mtbf_h']:.3g} h: saving every {last['save_every']} steps costs {100 * last['overhead']:.2g} %, "
-        f"the best interval is {last['best_save_every']} steps ({100 * last['best_overhead']:.2g} %)",
-    ]
-    return lines
+    often = f"an interruption every {last['mtbf_h']:.3g} h"
+    now = f"saving every {last['save_every']} steps costs {100 * last['overhead']:.2g} %"
+    best = f"the best interval is {last['best_save_every']} steps ({100 * last['best_overhead']:.2g} %)"
+    saving = f"checkpoints: {last['save_s']:.2g} s each; on {last['gpus']} GPUs {often}: {now}, {best}"
+    return [*lines, "", saving]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
