@@ -175,6 +175,7 @@ def _commands(
     import warnings
 
     import wandb  # noqa: F401  here: forks of one import would share its folder in /tmp
+
     from speech2image.app.cli import main
     from speech2image.training.loggers import WandbLogger
 

@@ -37,7 +37,9 @@ def jobs_of(words: list[str]) -> list[list[str]]:
     """Return the command, or of a sweep the jobs that take the first choices, the second ones, and so on."""
     if "-m" not in words:
         return [words]
-    fixed = [word for word in words if word != "-m" and "(" not in word]  # a search draws from choice(…), interval(…)
+    fixed = [
+        word for word in words if word != "-m" and "(" not in word
+    ]  # a search draws from choice(…), interval(…)
     split = [[word] if "[" in word or "=" not in word else swept(word) for word in fixed]
     return [[choices[min(job, len(choices) - 1)] for choices in split] for job in range(max(map(len, split)))]
 

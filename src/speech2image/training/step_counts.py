@@ -90,7 +90,7 @@ class StepCounts:
         return sum(self.ops.values())
 
 
-class _Ledger(TorchDispatchMode):
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write down every operation that runs.
 
     Args:
@@ -99,7 +99,7 @@ class _Ledger(TorchDispatchMode):
     """
 
     def __init__(self, counts: StepCounts, half: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts, self.half, self.kept, self.kept_bytes = counts, half, Counter[int](), 0.0
         self.in_recurrent, self.weights = False, set[int]()
 

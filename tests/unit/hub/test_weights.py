@@ -71,7 +71,9 @@ def test_unknown_states_are_not_named() -> None:
 
 def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
     state = {"b": torch.rand(3), "a": torch.zeros(5, dtype=torch.int64), "ü": torch.ones(2, 2)}
-    files = [tmp_path / f"{number}.safetensors" for number in range(16)]  # two keys in an order of chance: 2^-15
+    files = [
+        tmp_path / f"{number}.safetensors" for number in range(16)
+    ]  # two keys in an order of chance: 2^-15
     for file in files:
         save_weights(file, state, {"step": 1, "name": "é"})
     assert len({file.read_bytes() for file in files}) == 1
