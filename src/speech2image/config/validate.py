@@ -187,6 +187,8 @@ def _check_across(config: dict[str, Any]) -> list[str]:
                 f"(generator.base_px {generator['base_px']} x 2^(num_stages {generator['num_stages']} - 1))"
             )
     loss = config.get("loss") or {}
+    if not 0 <= config.get("seed", 0) < 2**32:
+        problems.append(f"seed: found {config['seed']}, expected 0 to {2**32 - 1}")
     if "stage" in config:
         problems += _check_stage(config)
     if not re.fullmatch(r"\w[\w.+-]{0,150}", "name" if config.get("name") is None else str(config["name"])):

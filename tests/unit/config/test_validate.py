@@ -209,6 +209,12 @@ def test_help_of_every_verb_explains_its_keys(verb: str, capsys: pytest.CaptureF
     assert all(key in page for key in ROOT_FIELDS[verb])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_generators_do_not_take_is_refused(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", f"seed={seed}", "validate_only=true"]) == 2
+    assert f"seed: found {seed}, expected 0 to" in capsys.readouterr().err
+
+
 def test_installed_tree_lists_every_folder_of_conf() -> None:
     import configparser
 
