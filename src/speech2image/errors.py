@@ -59,6 +59,12 @@ class Preempted(Speech2ImageError):
     exit_code = 75
 
 
+class Interrupted(Preempted):
+    """Ctrl-C asked the run to stop; what is done is saved.  Exit code: 130, the shell's for SIGINT."""
+
+    exit_code = 130
+
+
 class SweepError(Speech2ImageError):
     """Jobs of a sweep did not finish; those that did are kept."""
 

@@ -97,6 +97,21 @@ def test_signal_before_the_first_step_ends_promptly_and_leaves_nothing_half_writ
     )
 
 
+def test_ctrl_c_saves_and_a_second_one_ends_at_once(toys: Any) -> None:
+    toys.whole("gan")
+    found = toys.train("gan", "ctrl_c", after_saves=1, signals=[signal.SIGINT])
+    assert found["code"] == 130 and "Ctrl-C at step" in toys.log(), toys.log()
+    saved_where_stopped(toys.run("gan", "ctrl_c"))
+    assert toys.train("gan", "ctrl_c")["code"] == 0, toys.log()
+    assert toys.differences("gan", "whole", "ctrl_c") == []
+    with pytest.raises(KeyboardInterrupt), Preemption() as owner:
+        owner.start_training()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert owner.asked
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 # ---- the owner --------------------------------------------------------------------------------
 def test_handlers_only_set_a_flag_and_are_given_back() -> None:
     before = [signal.getsignal(number) for number in preemption.SIGNALS]

@@ -1,8 +1,8 @@
 """The one owner of the signals that ask a run to stop: SIGTERM, SIGUSR1 and SIGUSR2.
 
 While a run trains the handlers only set a flag, which `callbacks.CheckpointWriter` asks for at every step boundary:
-it saves there and calls `give_way`.  Before the first step there is nothing to save, and a signal ends the run as
-Ctrl-C would.  SIGINT stays Python's.
+it saves there and calls `give_way`.  Ctrl-C does the same while a run trains; a second one ends it at once.  Before the
+first step there is nothing to save, and a signal ends the run as Ctrl-C does in Python.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-from speech2image.errors import Preempted
+from speech2image.errors import Interrupted, Preempted
 from speech2image.training import ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -72,7 +72,7 @@ class Preemption:
 
     def claim(self) -> None:
         """Install the handlers, also over those that Lightning puts before ours."""
-        for number in self._earlier:
+        for number in SIGNALS if self._earlier else ():
             signal.signal(number, self._handle)
 
     def start_training(self) -> None:
@@ -83,18 +83,22 @@ class Preemption:
         self._training = True
         if self.asked:
             raise StopNow
+        if self._earlier:  # in the main thread
+            self._earlier[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, self._interrupt)
 
     def give_way(self, when: str) -> NoReturn:
         """End the run after its state was saved: hand the signal on, or ask SLURM for another turn.
 
         Args:    when: where the run was stopped and what is saved, in words.
-        Raises:  Preempted.
+        Raises:  Preempted, Interrupted.
         """
         name = self._signal.name if self._signal is not None else "a signal to another rank"
         if not self._given_way and ranks.is_first():
             self._given_way = True
             self._ask_for_another_turn()
-        raise Preempted(f"stopped by {name} {when}", "The same command continues.")
+        kind, name = (Interrupted, "Ctrl-C") if self._signal is signal.SIGINT else (Preempted, name)
+        raise kind(f"stopped by {name} {when}", "The same command continues.")
 
     def _ask_for_another_turn(self) -> None:
         if self._signal not in (signal.SIGUSR1, signal.SIGUSR2):
@@ -111,6 +115,12 @@ class Preemption:
             except (OSError, subprocess.TimeoutExpired) as error:
                 said = str(error)
             print(f"SLURM job {job}: {said}", flush=True)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self._signal = signal.SIGINT
+        os.write(2, b"\nspeech2image: stopping at the end of this step; Ctrl-C again stops at once\n")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first_signal, self._signal = not self.asked, signal.Signals(number)
@@ -138,5 +148,5 @@ def outlive_signals(worker: int) -> None:
     Args:    worker: its number, which `DataLoader` passes.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
