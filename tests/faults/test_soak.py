@@ -67,7 +67,7 @@ def test_long_run_neither_grows_nor_stalls(
         "slowest plain step ms, processor": float(cpu[plain].max()),
     }  # fmt: skip
     print(toy, json.dumps(figures, indent=1))
-    record_property(toy, figures)
+    record_property(toy, json.dumps(figures))  # numbers of numpy do not pass between processes
     is_short = num_steps < 5000
     # the system may take pages of mapped files back at any time, which hides growth of what is resident
     assert max(figures["resident MB per 1,000 steps"], figures["private MB per 1,000 steps"]) < (
