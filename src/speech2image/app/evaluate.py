@@ -57,17 +57,17 @@ def check_request(config: dict[str, Any]) -> None:
 
 def scored_run(config: dict[str, Any]) -> Any:
     """Return the run that is scored: the one named, or the one whose folder holds `images`."""
-    from speech2image.training.runs import open_run, read_run
+    from speech2image.training.runs import check_run, open_run, read_run
 
     if config["images"] is None or config["run"] is not None:
-        return open_run(config["run"], Path(config["paths"]["runs"]))
+        return check_run(open_run(config["run"], Path(config["paths"]["runs"])))
     folder = Path(config["images"])
     owner = next((parent for parent in folder.resolve().parents if (parent / "run.json").is_file()), None)
     if owner is None:
         raise ConfigError(
             f"images={folder} lies in no run folder, so its corpus is unknown", "Also type: run=<the run>"
         )
-    return read_run(owner)
+    return check_run(read_run(owner))
 
 
 def protocol_of(config: dict[str, Any], corpus: str) -> tuple[Any, str]:

@@ -126,7 +126,7 @@ def open_run(path: str | Path | None, runs: Path, stage: str | Sequence[str] | N
     if path is not None:  # the others need not be read: a report of n runs would read n² of them
         for place in (Path(path), runs / path):
             if (place / "run.json").is_file() and (run := read_run(place)).stage in stages:
-                return run
+                return run if stage is None else check_run(run)
     everything = all_runs(runs)
     known = [run for run in everything if run.stage in stages]
     listing = ", ".join(str(run.path) for run in known[:8]) or f"none below {runs}/"
