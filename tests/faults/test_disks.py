@@ -103,7 +103,8 @@ def test_verbs_on_a_disk_that_takes_nothing(
     verb: str, way: str, disk: Callable[[int], Disk], painted_run: dict[str, Path], workplace: Path
 ) -> None:
     small = disk(40_000)
-    shutil.copytree(workplace / "runs", small.path / "runs", ignore=shutil.ignore_patterns("reports"))
+    for path in painted_run.values():
+        shutil.copytree(path, small.path / "runs" / path.name)
     runs = {name: small.path / "runs" / path.name for name, path in painted_run.items()}
     place = [f"paths.{name}={workplace / name}" for name in ("data", "cache", "weights")]
     place.append(f"paths.runs={small.path / 'runs'}")

@@ -206,7 +206,10 @@ def test_configuration_of_a_received_run_is_checked(
 ) -> None:
     _edited(received, EDITS[edit])
     for words in _commands(received, place):
-        if (edit, words[0]) != ("other network", "evaluate"):  # a fine network; the painted images suffice to score
+        if (edit, words[0]) != (
+            "other network",
+            "evaluate",
+        ):  # a fine network; the painted images suffice to score
             refused(words, capsys)
 
 

@@ -122,6 +122,13 @@ class StatesAudioConfig(AudioConfig):
     sha256: str | None = option(None, "hash of that file; null: taken from it")
 
 
+@dataclass
+class CaptionsAudioConfig:
+    """Of imported text systems: captions are read, nothing is heard."""
+
+    name: str = option("captions", "no front end", choices=("captions",))
+
+
 # ---- generators -------------------------------------------------------------------------------
 @dataclass
 class StackGeneratorConfig:
@@ -309,7 +316,11 @@ TAGS = {"audio": "name", "loss": "objective", "sampler": "name"}
 #: Schema of a group by `_target_` or its key of `TAGS` (None: groups without one).
 VARIANTS: dict[str, dict[str | None, type]] = {
     "data": {None: DataConfig},
-    "audio": {**dict.fromkeys(AUDIO_NAMES, AudioConfig), "states": StatesAudioConfig},
+    "audio": {
+        **dict.fromkeys(AUDIO_NAMES, AudioConfig),
+        "states": StatesAudioConfig,
+        "captions": CaptionsAudioConfig,
+    },
     "encoder": {
         None: NoneConfig,
         "speech2image.speech.cnn_rnn.CnnRnn": CnnRnnConfig,
