@@ -83,7 +83,8 @@ class Preemption:
         self._training = True
         if self.asked:
             raise StopNow
-        if self._earlier:  # in the main thread
+        # In the main thread; a run in the background of a shell has Ctrl-C ignored, and it stays so.
+        if self._earlier and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._earlier[signal.SIGINT] = signal.getsignal(signal.SIGINT)
             signal.signal(signal.SIGINT, self._interrupt)
 
