@@ -84,7 +84,7 @@ class Injected:
     """
 
     def __init__(self, root: Path, seed: int, ways: list[tuple[str, str]]) -> None:
-        self.root, self.rng = root, np.random.default_rng(seed)
+        self.root, self.seed, self.rng = root, seed, np.random.default_rng(seed)
         files = [
             path for path in root.rglob("*") if path.suffix in (".wav", ".jpg", ".txt") and path.is_file()
         ]
@@ -176,7 +176,7 @@ def _train(layout: str, corpus: tuple[str, ...], injected: Injected, command: Co
     code, out, errors = command(
         "train", "experiment=sen_birds", *corpus, "data.on_error=skip", "trainer.max_steps=2", "trainer.val_every=2",
         "trainer.batch_size=8", "vision.pretrain_steps=1", "logger=none", "callbacks.checkpoint.every=2",
-        "callbacks.sample_grid.every=0", f"name=damaged_{layout}",
+        "callbacks.sample_grid.every=0", f"name=damaged_{layout}_{injected.seed}",
     )  # fmt: skip
     assert code == 0, errors
     assert f"{injected.count} damaged items were left out (" in out
