@@ -11,11 +11,21 @@ import re
 from collections.abc import Iterable
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_END_CHARACTERS = 600
 
 
 def _printable(text: str) -> str:
-    """Escape what would steer a terminal or cannot be written: messages quote files of unknown making."""
-    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Escape what would steer a terminal or cannot be written, shorten long lines: messages quote words and files."""
+    escaped = _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return "\n".join(_shortened(line) for line in escaped.split("\n"))
+
+
+def _shortened(line: str) -> str:
+    """Cut a line that nobody would read, in its middle: both ends tell the most."""
+    left_out = len(line) - 2 * _END_CHARACTERS
+    if left_out <= _END_CHARACTERS:
+        return line
+    return f"{line[:_END_CHARACTERS]} … {left_out:,} characters … {line[-_END_CHARACTERS:]}"
 
 
 class Speech2ImageError(Exception):

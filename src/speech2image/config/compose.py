@@ -122,12 +122,25 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """Return a composed configuration as plain containers, all interpolations resolved."""
-    from omegaconf import OmegaConf
+    """Return a composed configuration as plain containers, all interpolations resolved.
 
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    Raises: ConfigError: an interpolation leads nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise _refusal(error, "<verb>") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _refusal(error: Exception, verb: str) -> ConfigError:
+    """Return the first lines of what Hydra or OmegaConf said."""
+    lines = [line[:300] for line in str(error).splitlines() if line.strip()]
+    return ConfigError("\n".join(lines[:4]), f"See: speech2image {verb} --help")
 
 
 def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any]], Any]) -> None:
@@ -167,9 +180,10 @@ def run_hydra(verb: str, arguments: Sequence[str], task: Callable[[dict[str, Any
     try:
         call()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        lines = [line[:300] for line in str(error).splitlines() if line.strip()]
-        said = "\n".join(lines[:4]).encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
-        raise ConfigError(said, f"See: speech2image {verb} --help") from None
+        raise _refusal(error, verb) from None
+    except SystemExit as end:  # `--version` and `--hydra-help` have said all
+        if end.code:
+            raise
     except RecursionError:
         raise ConfigError("these words are nested too deeply", f"See: speech2image {verb} --help") from None
     finally:

@@ -15,6 +15,7 @@ from speech2image.errors import nearest_names
 
 MAX_WORDS = 1_000
 MAX_WORD = 20_000
+MAX_KEY_BYTES = 250  # Hydra asks the disk whether a key is a folder, and no file's name may be longer
 MAX_DEPTH = 24
 
 #: Flags of Hydra that show or sweep; each either takes no value, or the next word.
@@ -74,6 +75,8 @@ def _word_problem(word: str, flag: str) -> tuple[str | None, str]:
     key, _, value = word.partition("=")
     if not _KEY.fullmatch(key):
         return "found no key before '=', expected key=value", ""
+    if len(key.encode()) > MAX_KEY_BYTES:
+        return f"its key has {len(key):,} letters, expected at most {MAX_KEY_BYTES}", ""
     if _depth(value) > MAX_DEPTH:
         return f"nested deeper than {MAX_DEPTH}", ""
     return _hydra_problem(key.lstrip("+~"), value), ""

@@ -82,7 +82,7 @@ def _check_group(group: str, value: Any) -> list[str]:
         return [f"{group}: no schema for {tag!r}{hint}"]
     rest = {key: item for key, item in value.items() if key != "_target_"}
     problems = check_fields(rest, variants[tag], group)
-    if group == "data" and isinstance(value.get("make"), dict) and value.get("name") in _MAKERS:
+    if group == "data" and isinstance(value.get("make"), dict) and str(value.get("name")) in _MAKERS:
         problems += check_fields(value["make"], _MAKERS[str(value["name"])], "data.make")
     return problems
 

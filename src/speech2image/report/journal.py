@@ -72,7 +72,7 @@ def read_journal(path: Path) -> Journal:
     Raises:  OSError: `path` cannot be read.
     """
     lines, num_damaged = read_json_lines(path)
-    steps = [line for line in lines if _is_count(line.get("step"))]
+    steps = [line for line in lines if _is_bounded(line.get("step"))]
     num_damaged += len(lines) - len(steps)
     clock = _read_clock(path.with_name("clock.jsonl"))
     rates = [line for line in clock if "event" not in line]
@@ -92,7 +92,7 @@ def read_journal(path: Path) -> Journal:
         seconds=_seconds(steps) if not clock else max(elapsed.values(), default=None),
         elapsed=elapsed,
         processor={int(line["step"]): float(line["cpu_seconds"]) for line in (*steps, *clock)
-                   if _is_number(line.get("cpu_seconds"))},
+                   if _is_bounded(line.get("cpu_seconds"))},
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def _read_clock(path: Path) -> list[dict[str, Any]]:
         return []
     kept: list[dict[str, Any]] = []
     for line in lines:
-        if not _is_count(line.get("step")):
+        if not _is_bounded(line.get("step")):
             continue
         if line.get("event") == "start":
             kept = [earlier for earlier in kept if earlier["step"] <= line["step"]]
@@ -113,7 +113,7 @@ def _read_clock(path: Path) -> list[dict[str, Any]]:
 
 
 def _seconds(lines: list[dict[str, Any]]) -> float | None:
-    times = [float(line["time"]) for line in lines if _is_number(line.get("time"))]
+    times = [float(line["time"]) for line in lines if _is_bounded(line.get("time"))]
     return max(times) - min(times) if len(times) > 1 else None
 
 
@@ -173,7 +173,7 @@ def _elapsed(lines: list[dict[str, Any]], pause_s: float) -> dict[int, float]:
     elapsed: dict[int, float] = {}
     total, before = 0.0, None
     for line in lines:
-        if not _is_number(line.get("time")):
+        if not _is_bounded(line.get("time")):
             continue
         now = float(line["time"])
         gap = 0.0 if before is None or line.get("event") == "start" else now - before
@@ -202,8 +202,8 @@ def _curves(lines: list[dict[str, Any]]) -> tuple[dict[str, Curve], int]:
     return curves, num_repeated
 
 
-def _is_count(value: Any) -> bool:
-    """Whether a value may be a step: a number that arrays of whole numbers hold."""
+def _is_bounded(value: Any) -> bool:
+    """Whether a value may be a step or a time: a number that arrays of whole numbers hold, and so are sums of it."""
     return _is_number(value) and abs(value) < 2**53
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from speech2image.report.measures import Metric
+from speech2image.report.measures import Metric, number_of
 
 CONTROLS = frozenset({"shuffled_speech", "probe_accuracy", "copies", "fid_bound", "kid_bound"})
 """Families of metrics that check the measurement, not the run: never marked as best."""
@@ -253,11 +253,12 @@ def duration(seconds: float | None) -> str:
 
 def parameters(value: Any) -> str:
     """Return parameter counts as text: `generator 1.24 M, discriminators 3.4 M`."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    count = number_of(value)
+    if count is not None:
         for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if value >= size:
-                return f"{value / size:.3g} {letter}"
-        return str(int(value))
+            if count >= size:
+                return f"{count / size:.3g} {letter}"
+        return str(int(count))
     if isinstance(value, Mapping):
         return ", ".join(f"{readable(str(name))} {parameters(part)}" for name, part in value.items() if part)
     return "–"

@@ -97,3 +97,18 @@ def test_thin_keeps_the_mean_and_the_last_step() -> None:
     assert len(small.steps) == 100 and small.steps[-1] == 999
     assert small.values.mean() == curve.values.mean()
     assert thin(curve, 1000) is curve
+
+
+def test_times_that_are_no_times_are_left_out(tmp_path: Path) -> None:
+    times = ["100.0", "1e308", "Infinity", "NaN", "-1e308", "104.0"]
+    lines = [
+        f'{{"step": {step}, "time": {time}, "cpu_seconds": {time}, "loss": 1}}'
+        for step, time in enumerate(times)
+    ]
+    path = tmp_path / "journal.jsonl"
+    path.write_text("\n".join(lines))
+    for name in ("journal.jsonl", "clock.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines))
+        journal = read_journal(path)
+        assert journal.seconds == 4.0 and journal.elapsed == {0: 0.0, 5: 4.0}
+        assert journal.processor == {0: 100.0, 5: 104.0}

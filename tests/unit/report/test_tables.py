@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_number_reads_as_a_person_writes_it(value: float | None, unit: str, text
 def test_durations_and_parameter_counts() -> None:
     assert [duration(value) for value in (0.5, 99, 3600, None)] == ["0.5 s", "99 s", "1 h 0 min", "–"]
     assert parameters({"generator": 25_630_000, "probe": 999}) == "generator 25.6 M, probe 999"
+    strange: list[float] = [math.nan, math.inf, -math.inf, 10**310]
+    assert [parameters(value) for value in strange] == ["–"] * 4
     assert parameters(None) == "–"
     assert parameters({"network": 1_400_000, "loss": 0}) == "network 1.4 M", "what has none is left out"
 
