@@ -69,7 +69,7 @@ ReturnToService=2
 JobRequeue=1
 KillWait=30
 MinJobAge=3600
-NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$memory State=UNKNOWN
 PartitionName=home Nodes=$name Default=YES MaxTime=INFINITE State=UP
 EOF
 }
@@ -155,7 +155,7 @@ start() {
         end_all
         exit 1
     fi
-    tell "one node with $(nproc) cores runs; logs and settings are in $home"
+    tell "one node with $(nproc --all) cores runs; logs and settings are in $home"
     echo "export SLURM_CONF=$conf"
 }
 

@@ -14,6 +14,7 @@ CODEC = (
     "train", "experiment=codec_birds", "codec.channels=8", "codec.num_codes=16", "codec.disc_layers=1",
     "codec.disc_width=4", "loss.disc_weight=0.5", "data.make.num_train_species=8", "data.make.num_test_species=4",
     "data.make.images_per_species=3", "data.make.captions_per_image=1", "data.max_captions=1", "debug=two_steps",
+    "data.root=birds_of_the_ranks",
 )  # fmt: skip
 
 
