@@ -55,6 +55,7 @@ bench: setup ## speed ratios against plain forms, same run, same machine
 	$(BIN)/python tests/perf/bench_diffusion_step.py
 	$(BIN)/python tests/perf/bench_sampling.py
 	$(BIN)/python tests/perf/bench_scores.py
+	$(BIN)/python tests/perf/bench_sweep.py
 
 clean: ## remove what tests and builds left; runs, corpora and caches stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
