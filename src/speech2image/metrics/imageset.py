@@ -6,6 +6,7 @@ misaligned file changes a score in silence.  Decoding is `images/read.py`; no sc
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ from torch.utils.data import Dataset
 
 from speech2image.errors import DataError, ProtocolError
 from speech2image.images.pyramid import centre_crop, resize_short
-from speech2image.images.read import read_image
-from speech2image.safe.records import read_json
+from speech2image.images.read import FORMATS, MAX_IMAGE_BYTES, read_image
+from speech2image.safe.records import read_json, read_limited
 
 Source = Sequence[Path] | Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
@@ -180,7 +181,10 @@ def _size(path: Path | str) -> tuple[int, int]:
 
 def _looks_like_image(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        content = io.BytesIO(
+            read_limited(path, MAX_IMAGE_BYTES)
+        )  # a file takes room for any length a chunk claims
+        with Image.open(content, formats=FORMATS) as image:
             image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         return False

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from speech2image.safe.records import read_limited
+
 SAMPLE_RATE_HZ = 16_000
 LOSSLESS_PX = 96
 MAX_SOURCE_PX = 40_000_000
@@ -44,15 +46,20 @@ def embed_picture(path: Path, max_px: int, use_lossless: bool = True, quality: i
     """Encode the picture at `path` as WebP.
 
     Args:
-        path: any picture PIL reads; alpha is laid over white.
+        path: picture of one of the formats that corpora may have; alpha is laid over white.
         max_px: longest side; larger pictures are reduced, smaller ones stay as they are.
         use_lossless: keep pictures up to 96 pixels exact; larger ones are always lossy.
         quality: of lossy pictures, 0 to 100.
     """
     from PIL import Image
 
+    from speech2image.images.read import FORMATS, MAX_IMAGE_BYTES
+
     try:
-        with Image.open(path) as source:
+        content = io.BytesIO(
+            read_limited(path, MAX_IMAGE_BYTES)
+        )  # a file takes room for any length a chunk claims
+        with Image.open(content, formats=FORMATS) as source:
             if source.width * source.height > MAX_SOURCE_PX:
                 return Picture(problem=f"too large: {source.width} × {source.height}")
             image = source.convert("RGBA")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from speech2image.safe import Damaged
+from speech2image.safe.records import in_pieces
 
 MAX_INSTRUCTIONS = 4_000_000
-_PIECE_BYTES = 2**20
 
 _OPCODES = (
     "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "INT",
@@ -153,21 +153,6 @@ class _Budget(dict[int, Any]):
         raise pickle.UnpicklingError(f"the instruction {bytes([opcode])!r}, which plain data does not need")
 
 
-def _in_pieces(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """Return a `read` that takes no more memory than there are bytes; a file's own takes first all it is asked for."""
-
-    def bounded(count: int) -> bytes:
-        if count <= _PIECE_BYTES:
-            return read(count)
-        pieces: list[bytes] = []
-        while count > 0 and (piece := read(min(count, _PIECE_BYTES))):
-            pieces.append(piece)
-            count -= len(piece)
-        return b"".join(pieces)
-
-    return bounded
-
-
 class PlainUnpickler(_MACHINE):
     """Read one pickle of plain data.
 
@@ -181,7 +166,7 @@ class PlainUnpickler(_MACHINE):
 
     def __init__(self, file: Any, admitted: dict[tuple[str, str], Any] | None = None) -> None:
         super().__init__(file, encoding="latin1")
-        self._file_read = _in_pieces(file.read)
+        self._file_read = in_pieces(file.read)
         self.admitted = ADMITTED if admitted is None else admitted
         known = {getattr(pickle, name)[0]: _MACHINE.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
         own: dict[bytes, Callable[[Any], None]] = {

@@ -8,6 +8,7 @@ reader needs one `except`.  Tags of YAML that name Python objects are refused; t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,22 @@ MAX_JSON_BYTES = 256 * 1024**2
 MAX_YAML_BYTES = 2 * 1024**2
 MAX_DEPTH = 64
 MAX_YAML_NODES = 100_000
+_PIECE_BYTES = 2**20
+
+
+def in_pieces(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """Return a `read` that takes no more memory than there are bytes; a file's own takes first all it is asked for."""
+
+    def bounded(count: int) -> bytes:
+        if count <= _PIECE_BYTES:
+            return read(count)
+        pieces: list[bytes] = []
+        while count > 0 and (piece := read(min(count, _PIECE_BYTES))):
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+    return bounded
 
 
 def read_limited(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
@@ -25,7 +42,7 @@ def read_limited(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     Raises:  OSError: it cannot be read.  Damaged: it is larger; nothing was read.
     """
     with open(path, "rb") as file:
-        content = file.read(max_bytes + 1)
+        content = in_pieces(file.read)(max_bytes + 1)
     if len(content) > max_bytes:
         raise Damaged(f"it is larger than {max_bytes:,} bytes")
     return content

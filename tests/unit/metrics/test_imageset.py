@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def test_missing_and_false_images_are_refused(folder: Path) -> None:
     (folder / "bird_2.png").unlink()
     with pytest.raises(DataError, match=r"listed in the manifest but missing: .*bird_2\.png"):
         read_generated(folder)
+
+
+def test_an_image_takes_no_memory_for_bytes_that_are_not_there(folder: Path) -> None:
+    content = (folder / "bird_1.png").read_bytes()
+    place = content.index(b"IDAT") - 4
+    (folder / "bird_1.png").write_bytes(
+        content[:place] + (2**31 - 1).to_bytes(4, "big") + content[place + 4 :]
+    )
+    tracemalloc.start()
+    try:
+        read_generated(folder)
+    except DataError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 8_000_000, f"{peak:,} bytes"
 
 
 def test_damaged_or_missing_manifest_is_refused(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,25 @@ def test_log_mel_shows_a_tone_where_it_is() -> None:
     np.testing.assert_allclose(bands, expected, atol=1.0)
     mel = log_mel(np.zeros(1600, dtype=np.float32))
     assert mel.shape == (11, 72) and np.isfinite(mel).all()
+
+
+def test_a_picture_takes_no_memory_for_bytes_that_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    assert not embed_picture(path, 64).problem
+    valid = path.read_bytes()
+    place = valid.index(b"IDAT") - 4
+    path.write_bytes(valid[:place] + (2**31 - 1).to_bytes(4, "big") + valid[place + 4 :])
+    tracemalloc.start()
+    try:
+        embed_picture(path, 64)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000, f"{peak:,} bytes"
+
+
+def test_pictures_of_formats_that_start_programs_are_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    assert embed_picture(path, 64).problem == "a.png cannot be read (UnidentifiedImageError)"
