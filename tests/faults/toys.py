@@ -110,7 +110,9 @@ def serve(root: Path) -> None:
     """Answer jobs until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runs print into the log
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run in the background of a shell
     _import_everything()
     for line in sys.stdin:
         job = json.loads(line)
