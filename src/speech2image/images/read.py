@@ -59,7 +59,8 @@ def read_image(path: str | Path, max_px: int = MAX_IMAGE_PX) -> npt.NDArray[np.u
         with Image.open(content, formats=FORMATS) as image:
             _check_size(path, image.size, max_px)
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_to_rgb(image))
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001  decoders fail in many ways
@@ -106,9 +107,10 @@ def _reason(error: Exception) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        white.alpha_composite(layer)
+        return white.convert("RGB")
     if image.mode.startswith(("I", "F")):  # 16-bit grey: keep the upper eight bits
         image = Image.fromarray(_upper_bits(np.asarray(image)))
     return image.convert("RGB")
