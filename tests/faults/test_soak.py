@@ -84,8 +84,7 @@ def test_long_run_neither_grows_nor_stalls(
     files = warm[:, 5]  # the service of wandb may hold one more for a moment
     assert np.median(files[:100]) == np.median(files[-100:]) and files.max() - files.min() <= 2
     assert len(figures["threads"]) == 1
-    # 1.5 is what is asked, and an idle machine's GAN stays below; a virtual machine has neighbours, 8 ms are easily 14
-    assert figures["plain steps: p99 / median, processor"] <= (2.5 if is_short else 1.75)
+    assert figures["plain steps: p99 / median, processor"] <= (2.5 if is_short else 1.5)  # on an idle machine
     assert figures["steps with a journal line: median ms"] < 1.5 * figures["plain steps: median ms"]
 
 
