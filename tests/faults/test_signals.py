@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from speech2image.errors import Preempted
+from speech2image.errors import DataError, Preempted
 from speech2image.training import preemption
 from speech2image.training.preemption import Preemption, StopNow, slurm_job
 
@@ -123,6 +123,15 @@ def test_ctrl_c_saves_and_a_second_one_ends_at_once(toys: Any, _listens_to_ctrl_
 
 
 # ---- the owner --------------------------------------------------------------------------------
+def test_signal_that_other_code_turns_into_an_error_of_its_own_is_still_a_stop() -> None:
+    """Code in C that a StopNow reaches may raise a TypeError instead; no file is to blame for it."""
+    with pytest.raises(Preempted, match="before the first step"), Preemption():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except preemption.StopNow:
+            raise DataError("x.safetensors is damaged") from None
+
+
 def test_handlers_only_set_a_flag_and_are_given_back() -> None:
     before = [signal.getsignal(number) for number in preemption.SIGNALS]
     with pytest.raises(Preempted, match="stopped by SIGTERM at step 3") as caught, Preemption() as owner:

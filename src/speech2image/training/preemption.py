@@ -57,12 +57,14 @@ class Preemption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _active
+        was_training = self._training
         _active, self._training = (
             self._outer,
             True,
         )  # from here on, no second signal breaks what is being ended
         try:
-            if isinstance(error, StopNow):
+            # Code in C turns a StopNow that reaches it into errors of its own, which say nothing of the files it read.
+            if isinstance(error, StopNow) or (error is not None and self.asked and not was_training):
                 self.give_way("before the first step; what was prepared is kept")
             if error is None and self.asked:
                 self.give_way("after the run was finished")
