@@ -40,9 +40,8 @@ def slope(steps: np.ndarray, values: np.ndarray) -> float:
 
 
 def ratio(milliseconds: np.ndarray) -> float:
-    """Return the 99th percentile over the median, the median of ten stretches: others use the machine in bursts."""
-    stretches = np.array_split(milliseconds, 10 if len(milliseconds) > 5000 else 1)
-    return float(np.median([np.percentile(part, 99) / np.median(part) for part in stretches]))
+    """Return the 99th percentile over the median."""
+    return float(np.percentile(milliseconds, 99) / np.median(milliseconds))
 
 
 @pytest.mark.parametrize("toy", ["gan", "diffusion"])
@@ -81,9 +80,7 @@ def test_long_run_neither_grows_nor_stalls(
     assert max(figures["resident MB per 1,000 steps"], figures["private MB per 1,000 steps"]) < (
         10 if is_short else 1
     )
-    files = warm[:, 5]  # the service of wandb may hold one more for a moment
-    assert np.median(files[:100]) == np.median(files[-100:]) and files.max() - files.min() <= 2
-    assert len(figures["threads"]) == 1
+    assert len(figures["files"]) == 1 and len(figures["threads"]) == 1
     assert figures["plain steps: p99 / median, processor"] <= (2.5 if is_short else 1.5)  # on an idle machine
     assert figures["steps with a journal line: median ms"] < 1.5 * figures["plain steps: median ms"]
 

@@ -103,9 +103,7 @@ def _noise(raw: bytes, others: Sequence[bytes], rng: np.random.Generator) -> byt
 _WAYS = (_flip, _flip, _cut, _remove, _integer, _integer, _insert, _token, _splice, _repeat, _noise)
 
 
-def run_watched(
-    count: int, attempt: Callable[[int], object], folder: Path, cpu_s: float = CPU_S
-) -> tuple[list[str], int, int]:
+def run_watched(count: int, attempt: Callable[[int], object], folder: Path) -> tuple[list[str], int, int]:
     """Attempt numbers 0 .. `count` - 1 in child processes; return what went wrong, how many were refused, peak growth.
 
     Each attempt may return or raise a `Speech2ImageError`, in 2 s of processor time, and may not even ask for
@@ -115,7 +113,6 @@ def run_watched(
         count: how many.
         attempt: writes its file and reads it.
         folder: for the notes of the children.
-        cpu_s: processor time of one attempt; more for what is large and in order.
     """
     wrong: list[str] = []
     refused = peak = start = 0
@@ -125,7 +122,7 @@ def run_watched(
         notes.write_bytes(b"")
         child = os.fork()
         if child == 0:
-            _child(range(start, end), attempt, notes, cpu_s)
+            _child(range(start, end), attempt, notes)
         status = os.waitpid(child, 0)[1]
         said = notes.read_text(encoding="utf-8", errors="replace").split("\x1e")[:-1]
         refused += sum(line == "refused" for line in said)
@@ -141,7 +138,7 @@ def run_watched(
     return wrong, refused, peak
 
 
-def _child(numbers: range, attempt: Callable[[int], object], notes: Path, cpu_s: float) -> None:
+def _child(numbers: range, attempt: Callable[[int], object], notes: Path) -> None:
     """Attempt and note; the alarms kill, since code in C cannot be interrupted otherwise."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -152,7 +149,7 @@ def _child(numbers: range, attempt: Callable[[int], object], notes: Path, cpu_s:
             for number in numbers:
                 file.write(f"start {number}\x1e")
                 file.flush()
-                signal.setitimer(signal.ITIMER_PROF, cpu_s)
+                signal.setitimer(signal.ITIMER_PROF, CPU_S)
                 signal.setitimer(signal.ITIMER_REAL, WALL_S)
                 file.write(_outcome(number, attempt))
                 signal.setitimer(signal.ITIMER_PROF, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,7 @@ class _Storage:
         self.values = values
 
 
-class _Tensors:
+class _Tensors(ABC):
     """What both formats share: how tensors are rebuilt, and how much memory they may name."""
 
     def __init__(self, file: Any, stand_ins: Collection[str]) -> None:
@@ -107,9 +108,9 @@ class _Tensors:
         check_unfolded(value, 4 * self.size + 1000)
         return value
 
+    @abstractmethod
     def storage(self, key: Any) -> _Storage:
         """Return the storage that a pickle names."""
-        raise NotImplementedError
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
         del rest  # whether it wants gradients, hooks

@@ -30,6 +30,10 @@ _FOOT = struct.Struct("<8sI32s")  # magic, length of the description before it, 
 _LONGEST_DESCRIPTION = 4096
 
 
+class ForeignCheckpoint(CheckpointError):
+    """A checkpoint is in order, but of another run or of another layout than this version reads."""
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, run: str = "") -> Path:
     """Write `state` as the checkpoint of `step`, read it back, then drop all but the newest `keep`.
 
@@ -73,15 +77,23 @@ def load_newest(folder: Path, run: str = "") -> tuple[dict[str, Any] | None, str
         folder: `checkpoints/` of the run.
         run: id the checkpoints must have; "": any.
     Returns: the state, None where there is no whole one; and the message: files, what was found, what is used.
+    Raises:  CheckpointError: there is nothing to continue from but what is of another run or layout; it is kept.
     """
     damaged: list[str] = []
+    foreign: list[str] = []
     for path in _newest_first(folder):
         try:
             state = load_checkpoint(path, run)
         except CheckpointError as error:
             damaged.append(error.message)
+            foreign += [error.message] if isinstance(error, ForeignCheckpoint) else []
             continue
         return state, _told(damaged, f"{path.name} is used instead")
+    if foreign:
+        raise CheckpointError(
+            "; ".join(foreign[:3]),
+            "Move them away, or start anew with callbacks.checkpoint.resume=never.",
+        )
     return None, _told(damaged, "there is no whole one to use instead, training starts anew")
 
 
@@ -96,9 +108,9 @@ def load_checkpoint(path: Path, run: str = "") -> dict[str, Any]:
     """
     about, length = _description(path)
     if about["layout"] != LAYOUT:
-        raise CheckpointError(f"{path} has layout {about['layout']}, this version reads layout {LAYOUT}")
+        raise ForeignCheckpoint(f"{path} has layout {about['layout']}, this version reads layout {LAYOUT}")
     if run and about["run"] != run:
-        raise CheckpointError(f"{path} is of the run {about['run'] or 'without a name'}, expected {run}")
+        raise ForeignCheckpoint(f"{path} is of the run {about['run'] or 'without a name'}, expected {run}")
     if path.name != _NAME.format(step=about["step"]):
         raise CheckpointError(f"{path} holds step {about['step']}: the file was renamed")
     try:
@@ -152,7 +164,7 @@ def _description(path: Path) -> tuple[dict[str, Any], int]:
             foot = file.read()
             is_ours = len(foot) == _FOOT.size and foot.startswith(_MAGIC)
             if not is_ours and path.with_suffix(".sha256").is_file():
-                raise CheckpointError(
+                raise ForeignCheckpoint(
                     f"{path} is of an older version of this suite (layout 1, not read any more)"
                 )
             if not is_ours:

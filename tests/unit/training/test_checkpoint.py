@@ -56,12 +56,15 @@ def test_pickled_code_does_not_run(tmp_path: Path) -> None:
     assert canary.exists(), "the file must be able to do harm, else this test proves nothing"
 
 
-def test_checkpoint_of_an_older_version_is_left_aside_with_one_message(tmp_path: Path) -> None:
+def test_checkpoint_of_an_older_version_is_kept_and_named(tmp_path: Path) -> None:
     torch.save(state(5), tmp_path / "step_00000005.ckpt")
     (tmp_path / "step_00000005.sha256").write_text("0" * 64)
+    with pytest.raises(CheckpointError, match=r"step_00000005\.ckpt is of an older version") as error:
+        load_newest(tmp_path)
+    assert "resume=never" in error.value.remedy and (tmp_path / "step_00000005.ckpt").is_file()
+    save_checkpoint(tmp_path, 6, state(6))
     found, message = load_newest(tmp_path)
-    assert found is None and message is not None
-    assert "step_00000005.ckpt is of an older version" in message and "starts anew" in message
+    assert found is not None and found["train_step"] == 6 and message is None
 
 
 def test_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
