@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from speech2image.errors import CheckpointError
+from speech2image.errors import CheckpointError, Preempted
 from speech2image.training import checkpoint
 from speech2image.training.callbacks import CheckpointWriter, JournalWriter
 from speech2image.training.checkpoint import load_newest
@@ -187,6 +187,18 @@ def test_last_whole_checkpoint_outlives_failed_saves(tmp_path: Path, whole: Path
     assert state is not None and message is None, "it is whole"
     train(tmp_path, keep=1)
     assert steps_saved(tmp_path) == [12] and ends_as(whole, tmp_path)
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, STEPS - 1])
+def test_a_step_that_a_stop_calls_saved_is_saved(whole: Path, tmp_path: Path, step: int) -> None:
+    """Also the step before the first one, and the one at which a run continues."""
+    for _ in range(2):  # the second time nothing was trained since the first stop
+        with pytest.raises(Preempted, match=f"at step {step}, which is saved in") as stop, Preemption() as owner:
+            owner.start_training()
+            train(tmp_path, At(**{f"step_{step}": lambda: os.kill(os.getpid(), 15)}))
+        assert str(tmp_path / "checkpoints") in stop.value.message and steps_saved(tmp_path)[-1] == step
+    train(tmp_path)
+    assert ends_as(whole, tmp_path) and 0 not in steps_saved(tmp_path)
 
 
 def test_a_signal_on_a_full_disk_claims_no_save(tmp_path: Path) -> None:

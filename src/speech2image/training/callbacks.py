@@ -151,7 +151,7 @@ class CheckpointWriter(pl.Callback):
         assert isinstance(module, TrainingModule)
         preemption.active().claim()
         self._start = time.perf_counter()
-        self._saved = -1 if self.save_first else module.train_step
+        self._saved = module.train_step or -1  # a run that continues stands on what is saved; a new one has nothing
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -160,7 +160,8 @@ class CheckpointWriter(pl.Callback):
         assert isinstance(module, TrainingModule)
         step, owner = module.train_step, preemption.active()
         asked = ranks.on_any_rank(owner.asked, module.device)
-        if asked or step % self.every == 0 or step == self._retry_at:
+        is_due = step % self.every == 0 and (step > 0 or self.save_first)
+        if asked or is_due or step == self._retry_at:
             self._save(module)
         if asked:
             self._stop(owner, step)
