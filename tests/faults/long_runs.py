@@ -182,7 +182,8 @@ def _commands(
     for name, limit in limits.items():
         setattr(WandbLogger, name, limit)
     rows: list[list[float]] = []
-    _add_callback(rows if watch else None, hurt, kill_at)
+    odd: dict[str, list[str]] = {}
+    _add_callback(rows if watch else None, odd, hurt, kill_at)
     spent = _clocked(WandbLogger)
     codes, memory = [], []
     with warnings.catch_warnings(record=True) as said:
@@ -193,7 +194,7 @@ def _commands(
     if watch:
         (root / "steps.json").write_text(json.dumps(rows))
     texts = [str(one.message) for one in said if "wandb" in str(one.message)]
-    return {"codes": codes, "memory": memory, "warnings": texts, "wandb_seconds": spent}
+    return {"codes": codes, "memory": memory, "warnings": texts, "wandb_seconds": spent, "odd_files": odd}
 
 
 def _seen() -> list[float]:
@@ -208,6 +209,16 @@ def _seen() -> list[float]:
         len(os.listdir("/proc/self/fd")),
         len(os.listdir("/proc/self/task")),
     ]
+
+
+def _open_files() -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:
+            found.append("closed since")
+    return sorted(found)
 
 
 def _clocked(owner: Any) -> dict[str, float]:
@@ -231,7 +242,9 @@ def _clocked(owner: Any) -> dict[str, float]:
     return spent
 
 
-def _add_callback(rows: list[list[float]] | None, hurt: dict[str, Any] | None, kill_at: int | None) -> None:
+def _add_callback(
+    rows: list[list[float]] | None, odd: dict[str, list[str]], hurt: dict[str, Any] | None, kill_at: int | None
+) -> None:  # fmt: skip
     import pytorch_lightning as pl
 
     from speech2image.training.fit import Session
@@ -243,6 +256,8 @@ def _add_callback(rows: list[list[float]] | None, hurt: dict[str, Any] | None, k
                 resident = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
                 times = (time.perf_counter(), time.process_time())
                 rows.append([module.train_step, *times, resident, *_seen()])
+                if rows[-1][5] != rows[max(len(rows) - 2, 0)][5] and len(odd) < 20:
+                    odd[str(module.train_step)] = _open_files()
             if hurt is not None and module.train_step == hurt["step"]:
                 _hurt(**hurt)
             if kill_at is not None and module.train_step == kill_at:

@@ -10,8 +10,10 @@ import atexit
 import contextlib
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -121,13 +123,8 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
     """
     trainer = config["trainer"]
     place = place or place_in(os.environ)
-    try:
-        _check(config, place)
-    except ConfigError:
-        if place is not None and place.rank:  # the first rank says it
-            raise SystemExit(2) from None
-        raise
     if place is None or _grouped():
+        _check(config, place)
         return
     uses_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
     timeout = timedelta(seconds=trainer["rank_timeout_s"])
@@ -137,6 +134,12 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
         store = next(rendezvous(url, timeout=timeout))[0]
     _Meeting.place = store
     _next_run()
+    try:
+        _check(config, place)  # here all have come: none is ended by the launcher on its way
+    except ConfigError:
+        if place.rank:
+            _let_others_speak(2)
+        raise
     if uses_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
         _check_own_gpu(store, place)
@@ -235,13 +238,13 @@ def _end(error: Exception) -> NoReturn:
         known = isinstance(error, Speech2ImageError)
         is_lost = isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
         if is_lost and _failed(others):
-            raise SystemExit(2)
+            _let_others_speak(2)
         if not is_lost:
             _tell_failure()
             if is_first():
                 time.sleep(2 * _LOOK_S[1])  # under srun the meeting place is its own: let the others hear
             if known and not is_first() and _failed([0]):
-                raise SystemExit(error.exit_code)  # type: ignore[attr-defined]
+                _let_others_speak(error.exit_code)  # type: ignore[attr-defined]
     except (dist.DistError, RuntimeError):
         is_lost = True  # the store is gone, and the first rank with it
     if is_lost:
@@ -253,6 +256,14 @@ def _end(error: Exception) -> NoReturn:
         error.message = f"rank {rank()} of {world_size()}: {error.message}"  # type: ignore[attr-defined]
         error.args = (f"rank {rank()} of {world_size()}: {error}",)
     raise error
+
+
+def _let_others_speak(exit_code: int) -> NoReturn:
+    """End after the rank that knows why has said it: srun and torchrun end all ranks as soon as one has ended."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when the other has ended: ours is on its way
+    time.sleep(4 * _LOOK_S[1])
+    raise SystemExit(exit_code)
 
 
 def _line(error: Exception) -> str:
@@ -317,7 +328,7 @@ def wait_for_all() -> None:
         _Meeting.store.set(f"{key}/all", "")
     while not _Meeting.store.check([f"{key}/all"]):
         if _Meeting.store.check(["failed"]):
-            raise SystemExit(2)
+            _let_others_speak(2)
         time.sleep(pause)
         pause = min(1.2 * pause, _LOOK_S[1])
 
