@@ -52,7 +52,9 @@ def distillation(speech: Tensor, image: Tensor, temperature: float = 2.0, reduct
     """
     if reduction not in ("mean", "batchmean"):
         raise ConfigError(f"distillation reduction {reduction!r}", "Use mean (as released) or batchmean.")
-    target = functional.log_softmax(image.detach() / temperature, dim=1)
-    source = functional.log_softmax(speech, dim=1)
+    # In float64: the difference of logarithms cancels, and 1,000 times the loss would show its rounding.
+    target = functional.log_softmax(image.detach().double() / temperature, dim=1)
+    source = functional.log_softmax(speech.double(), dim=1)
     terms = target.exp() * (target - source)
-    return terms.mean() if reduction == "mean" else terms.sum() / len(terms)
+    value = terms.mean() if reduction == "mean" else terms.sum() / len(terms)
+    return value.to(speech.dtype)

@@ -26,6 +26,18 @@ def test_distillation_survives_extreme_features() -> None:
     assert torch.isfinite(distillation(torch.tensor([[0.0, 900.0]]), torch.tensor([[900.0, 0.0]])))
 
 
+def test_distillation_of_features_that_nearly_agree_is_not_rounded_away() -> None:
+    rng = torch.Generator().manual_seed(2)
+    image = torch.randn(8, 1024, generator=rng)
+    speech = (image / 2 + 1e-3 * torch.randn(8, 1024, generator=rng)).requires_grad_()
+    value = distillation(speech, image)
+    exact = distillation(speech.detach().double(), image.double())
+    assert value.dtype == torch.float32 and 0 < float(exact) < 1e-9
+    assert float(value) == pytest.approx(float(exact), rel=1e-6)
+    value.backward()
+    assert speech.grad is not None and speech.grad.dtype == torch.float32 and bool(speech.grad.any())
+
+
 @pytest.mark.parametrize("per", ["batch", "sample"])
 def test_normalised_l1_ignores_scale(per: str) -> None:
     assert normalised_l1(SPEECH * 5, IMAGE, per).item() == pytest.approx(
