@@ -94,6 +94,40 @@ def test_a_detached_sweep_is_collected_with_one_job_preempted_and_one_cancelled(
     check_end(cluster, sweep, done.stderr, preempted=0, cancelled=1)
 
 
+def test_a_job_whose_node_fails_goes_on_when_the_node_is_back(cluster: Cluster) -> None:
+    """SLURM ends the job with SIGKILL and puts it back into the queue; a live node reports back within a second."""
+    sent = cluster.type("train", *TINY, STEPS, "seed=70", *SMALL, "hydra.launcher.detach=true")
+    assert sent.returncode == 0, sent.stderr
+    sweep = find_sweep("latest", cluster.runs)
+    node = cluster.slurm("sinfo", "--noheader", "--format=%n").strip()
+    cluster.wait("it trains", lambda: journal_steps(job_of(sweep, 70)) > 8)
+    cluster.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    done = cluster.type("collect", f"sweep={sweep.id}", "wait=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    job = job_of(sweep, 70)
+    assert "Restarts=1" in cluster.slurm("scontrol", "show", "job", str(job.slurm_job))
+    twin = cluster.type("train", *TINY, STEPS, "seed=70", runs="twin")
+    assert twin.returncode == 0 and job.run is not None, twin.stderr
+    assert len(same_files(job.run, Path(twin.stdout.strip().splitlines()[-1]))) == 2
+
+
+def test_a_search_asks_slurm_for_its_trials(cluster: Cluster) -> None:
+    pytest.importorskip("optuna", reason="the extra 'search' is not installed")
+    words = (
+        "train", "-m", *TINY, "trainer.max_steps=6", "trainer.val_every=2", "seed=80", *SMALL, "hydra/sweeper=optuna",
+        "hydra.sweeper.n_jobs=2", "hydra.sweeper.startup_trials=1", "optim.lr=tag(log,interval(1e-4,1e-2))",
+    )  # fmt: skip
+    first = cluster.type(*words, "hydra.sweeper.n_trials=2")
+    assert first.returncode == 0, first.stderr
+    more = cluster.type(*words, "hydra.sweeper.n_trials=3")
+    assert more.returncode == 0 and "search of 3 trials" in more.stdout, more.stdout + more.stderr
+    sweep = find_sweep("latest", cluster.runs)
+    jobs = sweep.jobs()
+    assert len(jobs) == 3 and all(job.state in ("finished", "pruned") and job.slurm_job for job in jobs)
+    rates = [word for job in jobs for word in job.overrides if word.startswith("optim.lr=")]
+    assert len(set(rates)) == 3 and (sweep.folder / "history.png").is_file()
+
+
 def test_a_refused_sweep_says_what_slurm_said(cluster: Cluster) -> None:
     done = cluster.type("train", *TINY, "seed=60", *SMALL, "hydra.launcher.partition=nowhere")
     assert done.returncode == 2 and "invalid partition" in done.stderr and "sinfo -s" in done.stderr
