@@ -314,7 +314,7 @@ def second_half(folder: Path) -> dict[str, Any]:
 
 
 def sharded(folder: Path) -> dict[str, Any]:
-    """Train a transformer in shards; continue in shards what one rank has begun, and leave a checkpoint."""
+    """Train a transformer in shards; continue in shards what one rank has begun, and whole what shards have begun."""
     module = made("diffusion")
     results: dict[str, Any] = {"whole": fit(module, code_batch, strategy="fsdp").steps}
     assert isinstance(module, DiffusionModule)
@@ -323,6 +323,10 @@ def sharded(folder: Path) -> dict[str, Any]:
     _save(module, folder / "diffusion-sharded")
     continued = _load(made("diffusion"), folder / "diffusion-half-of-1")
     results["continued"] = fit(continued, code_batch, strategy="fsdp").steps
+    half = made("diffusion")
+    fit(half, code_batch, STEPS // 2, strategy="fsdp")
+    _save(half, folder / "diffusion-half-in-shards")
+    results["back"] = fit(_load(made("diffusion"), folder / "diffusion-half-in-shards"), code_batch).steps
     return results
 
 
