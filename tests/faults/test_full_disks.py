@@ -193,7 +193,10 @@ def test_last_whole_checkpoint_outlives_failed_saves(tmp_path: Path, whole: Path
 def test_a_step_that_a_stop_calls_saved_is_saved(whole: Path, tmp_path: Path, step: int) -> None:
     """Also the step before the first one, and the one at which a run continues."""
     for _ in range(2):  # the second time nothing was trained since the first stop
-        with pytest.raises(Preempted, match=f"at step {step}, which is saved in") as stop, Preemption() as owner:
+        with (
+            pytest.raises(Preempted, match=f"at step {step}, which is saved in") as stop,
+            Preemption() as owner,
+        ):
             owner.start_training()
             train(tmp_path, At(**{f"step_{step}": lambda: os.kill(os.getpid(), 15)}))
         assert str(tmp_path / "checkpoints") in stop.value.message and steps_saved(tmp_path)[-1] == step

@@ -72,8 +72,11 @@ def test_steps_of_slurm_meet_at_their_first_node_on_their_own_port() -> None:
 def test_what_does_not_fit_is_answered_with_what_to_type(
     changes: dict[str, Any], place: Place | None, words: str
 ) -> None:
-    with pytest.raises(ConfigError) as caught:
-        start({"stage": "gan", "trainer": TRAINER | changes}, place, HashStore())
+    try:
+        with pytest.raises(ConfigError) as caught:
+            start({"stage": "gan", "trainer": TRAINER | changes}, place, HashStore())
+    finally:
+        ranks.leave()
     assert words in str(caught.value)
 
 
@@ -181,7 +184,7 @@ def test_torchrun_trains_what_one_process_trains(tmp_path: Path) -> None:
         }
     names = [sorted(path.name for path in folder.rglob("*")) for folder in folders.values()]
     assert names[0] == names[1]
-    for launcher in ([], launchers["two"]):  # which ends the others as soon as one has ended: the message is out
+    for launcher in ([], launchers["two"]):  # torchrun ends all as soon as one has ended: the message is out
         refused = subprocess.run(
             [sys.executable, *launcher, "-m", "speech2image", *words, "trainer.devices=4", f"paths.runs={tmp_path / 'none'}"],
             env=env, capture_output=True, text=True, timeout=200, check=False,
@@ -189,3 +192,10 @@ def test_torchrun_trains_what_one_process_trains(tmp_path: Path) -> None:
         assert refused.returncode == (1 if launcher else 2)  # torchrun has an exit code of its own
         assert refused.stderr.count("torchrun --nproc-per-node 4") == 1
     assert not (tmp_path / "none").exists()
+    sweep = subprocess.run(
+        [sys.executable, *launchers["two"], "-m", "speech2image", words[0], "-m", *words[1:], "seed=0,1",
+         f"paths.runs={tmp_path / 'sweep'}"],
+        env=env, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert sweep.stderr.count("a sweep cannot share 2 processes of torchrun or srun between its jobs") == 1
+    assert "hydra.launcher.tasks_per_node=2" in sweep.stderr and not (tmp_path / "sweep").exists()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from speech2image.app.sweeps import (
     Sweep,
     is_alive,
     is_done,
+    is_first_process,
     open_sweep,
     plain_word,
     read_job,
@@ -39,6 +42,8 @@ from speech2image.config.schema_launcher import LAUNCHERS
 from speech2image.config.validate import check_config, check_fields
 from speech2image.errors import ConfigError, DataError
 
+_LISTEN_S = 10.0
+"""So long other processes wait until the first one has said why all end."""
 #: Sweeps that launchers of this process have opened; `register` empties it.
 _OPENED: dict[str, tuple[Sweep, bool]] = {}
 
@@ -75,8 +80,9 @@ class BasicSweep(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra has composed; check the options before anything is written.
 
-        Raises: ConfigError: options that do not exist or are out of range, all of them.
+        Raises: ConfigError: several ranks ask for one sweep; options that do not exist or are out of range, all of them.
         """
+        _refuse_ranks()
         self.context, self.task_function, self.config = hydra_context, task_function, config
         self.verb = str(config.hydra.job.config_name)
         options = OmegaConf.to_container(config.hydra.launcher, resolve=True)
@@ -175,6 +181,24 @@ def _fixed(word: str) -> str:
     from speech2image.config.compose import prepare_overrides
 
     return prepare_overrides([word])[0]
+
+
+def _refuse_ranks() -> None:
+    """Raise where torchrun or srun has started several processes of this command.
+
+    A job that fails may leave some of them inside an exchange with the others, where the next job would find them.
+    """
+    count = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1")))
+    if count == 1:
+        return
+    if not is_first_process():  # whose end is the end of all, and who says nothing
+        time.sleep(_LISTEN_S)
+        raise SystemExit(2)
+    raise ConfigError(
+        f"a sweep cannot share {count} processes of torchrun or srun between its jobs",
+        "Let each job start its own: hydra/launcher=slurm hydra.launcher.tasks_per_node="
+        f"{count}; without SLURM: for seed in 0 1 2; do torchrun --nproc-per-node {count} -m speech2image train … seed=$seed; done",
+    )
 
 
 def refuse_if_alive(job: Job) -> None:

@@ -151,7 +151,8 @@ class CheckpointWriter(pl.Callback):
         assert isinstance(module, TrainingModule)
         preemption.active().claim()
         self._start = time.perf_counter()
-        self._saved = module.train_step or -1  # a run that continues stands on what is saved; a new one has nothing
+        # A run that continues stands on what is saved; a new one has nothing.
+        self._saved = module.train_step or -1
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int

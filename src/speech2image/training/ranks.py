@@ -134,22 +134,22 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
         store = next(rendezvous(url, timeout=timeout))[0]
     _Meeting.place = store
     _next_run()
+    if place.rank:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
     try:
-        _check(config, place)  # here all have come: none is ended by the launcher on its way
+        _check(config, place)  # here all have come: the launcher ends none on its way
+        if uses_gpu:
+            torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+            _check_own_gpu(store, place)
     except ConfigError:
         if place.rank:
-            _let_others_speak(2)
+            _let_others_speak()
         raise
-    if uses_gpu:
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        _check_own_gpu(store, place)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
         world_size=place.world_size, store=PrefixStore("torch", store),
     )  # fmt: skip
     atexit.register(leave)
-    if place.rank:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
 
 
 def leave() -> None:
@@ -238,13 +238,15 @@ def _end(error: Exception) -> NoReturn:
         known = isinstance(error, Speech2ImageError)
         is_lost = isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
         if is_lost and _failed(others):
-            _let_others_speak(2)
+            _let_others_speak()
+            raise SystemExit(2)
         if not is_lost:
             _tell_failure()
             if is_first():
                 time.sleep(2 * _LOOK_S[1])  # under srun the meeting place is its own: let the others hear
             if known and not is_first() and _failed([0]):
-                _let_others_speak(error.exit_code)  # type: ignore[attr-defined]
+                _let_others_speak()
+                raise SystemExit(error.exit_code)  # type: ignore[attr-defined]
     except (dist.DistError, RuntimeError):
         is_lost = True  # the store is gone, and the first rank with it
     if is_lost:
@@ -258,12 +260,13 @@ def _end(error: Exception) -> NoReturn:
     raise error
 
 
-def _let_others_speak(exit_code: int) -> NoReturn:
-    """End after the rank that knows why has said it: srun and torchrun end all ranks as soon as one has ended."""
+def _let_others_speak() -> None:
+    """Wait until the rank that knows why has said it: srun and torchrun end all ranks as soon as one has ended."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when the other has ended: ours is on its way
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # the launcher's, when the other has ended: ours is on its way
     time.sleep(4 * _LOOK_S[1])
-    raise SystemExit(exit_code)
 
 
 def _line(error: Exception) -> str:
@@ -328,7 +331,8 @@ def wait_for_all() -> None:
         _Meeting.store.set(f"{key}/all", "")
     while not _Meeting.store.check([f"{key}/all"]):
         if _Meeting.store.check(["failed"]):
-            _let_others_speak(2)
+            _let_others_speak()
+            raise SystemExit(2)
         time.sleep(pause)
         pause = min(1.2 * pause, _LOOK_S[1])
 
