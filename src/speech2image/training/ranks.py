@@ -62,7 +62,7 @@ class Place(NamedTuple):
 class _Meeting:
     """Where the ranks of this process's group leave word for each other; None where it is alone.
 
-    Every run has its own `store`, so that what a failed job of a sweep has said does not end the next one.
+    Every run of a process has its own `store`, so that what a failed one has said does not end the next.
     """
 
     place: Store | None = None
