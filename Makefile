@@ -39,7 +39,7 @@ demo: setup ## draw birds, speak captions, train encoder, GAN and diffusion, pai
 test: setup ## all tests: no network, no GPU needed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-faults: setup ## the long campaigns: kills, damage, fuzz, soak, a sweep on SLURM (about an hour)
+faults: setup ## the long campaigns: kills, damage, fuzz, soak, a sweep on SLURM (half an hour)
 	SPEECH2IMAGE_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --timeout 7200 tests/faults tests/fuzz tests/ranks tests/slurm
 
 check: setup ## style and types
