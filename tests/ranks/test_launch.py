@@ -80,6 +80,24 @@ def test_what_does_not_fit_is_answered_with_what_to_type(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "refused"),
+    [(("a 1", "a 2", "b 1", "b 2"), False), (("a 1", "a 2", "b 2", "b 2"), True), (("a 1", "a 1", "b 1", "b 2"), True)],
+)  # fmt: skip
+def test_ranks_that_would_share_a_gpu_are_refused_on_every_rank(gpus: tuple[str, ...], refused: bool) -> None:
+    """Also where the first rank, which says it, has one of its own."""
+    store, said = HashStore(), []
+    for rank, gpu in enumerate(gpus):
+        store.set(f"gpu/{rank}", gpu)
+    for rank, gpu in enumerate(gpus):
+        try:
+            ranks._refuse_shared_gpus(store, Place(rank, len(gpus), rank % 2), gpu)
+        except ConfigError as error:
+            said.append(error.message)
+    shared = max(gpus, key=gpus.count)[0]
+    assert said == ([f"2 of 4 ranks would share one GPU of {shared}"] * 4 if refused else [])
+
+
 def test_one_process_alone_is_the_first_and_waits_for_nobody() -> None:
     start({"stage": "gan", "trainer": TRAINER})
     assert (ranks.rank(), ranks.world_size(), ranks.is_first(), ranks.share()) == (0, 1, True, (0, 1))

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
@@ -134,8 +135,6 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
         store = next(rendezvous(url, timeout=timeout))[0]
     _Meeting.place = store
     _next_run()
-    if place.rank:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
     try:
         _check(config, place)  # here all have come: the launcher ends none on its way
         if uses_gpu:
@@ -143,6 +142,7 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
             _check_own_gpu(store, place)
     except ConfigError:
         if place.rank:
+            _be_silent()
             _let_others_speak()
         raise
     dist.init_process_group(
@@ -150,6 +150,12 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
         world_size=place.world_size, store=PrefixStore("torch", store),
     )  # fmt: skip
     atexit.register(leave)
+    if place.rank:
+        _be_silent()
+
+
+def _be_silent() -> None:
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it lasts as long as the process
 
 
 def leave() -> None:
@@ -185,13 +191,18 @@ def _check(config: Mapping[str, Any], place: Place | None) -> None:
 
 def _check_own_gpu(store: Store, place: Place) -> None:
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    own = f"{socket.gethostname()} {uuid}"
+    _refuse_shared_gpus(store, place, f"{socket.gethostname()} {uuid}")
+
+
+def _refuse_shared_gpus(store: Store, place: Place, own: str) -> None:
+    """Raise on every rank where two say that they have the same GPU, `host uuid`."""
     store.set(f"gpu/{place.rank}", own)
-    others = [store.get(f"gpu/{other}").decode() for other in range(place.world_size)]
-    if others.count(own) > 1:
+    found = Counter(store.get(f"gpu/{other}").decode() for other in range(place.world_size))
+    gpu, count = found.most_common(1)[0]
+    if count > 1:
         raise ConfigError(
-            f"{others.count(own)} of {place.world_size} ranks would share one GPU of {socket.gethostname()}",
-            f"Start at most {torch.cuda.device_count()} on this machine, or type trainer.accelerator=cpu.",
+            f"{count} of {place.world_size} ranks would share one GPU of {gpu.split()[0]}",
+            "Start at most as many ranks on a machine as it has GPUs, or type trainer.accelerator=cpu.",
         )
 
 
