@@ -151,6 +151,9 @@ def test_failures_end_all_ranks_with_one_message(tmp_path: Path) -> None:
     assert found[0]["both"] == "DataError: the same everywhere" and found[1]["both"] == "SystemExit: 2"
     assert found[1]["differ"] == "SystemExit: 2"
     assert "do not agree on step: rank 0: 0, rank 1: 1" in found[0]["differ"]
+    for task, speaker in {"first": 0, "second": 1, "both": 0, "differ": 0}.items():
+        lead = found[1 - speaker][f"{task}_at"] - found[speaker][f"{task}_at"]
+        assert lead > 0.5, f"{task}: the launcher would end the rank that knows why before it has said it"
 
 
 def test_a_killed_rank_ends_the_others_soon(tmp_path: Path) -> None:

@@ -372,6 +372,7 @@ def failures(folder: Path) -> dict[str, Any]:
                 task()
         except (Exception, SystemExit) as error:  # noqa: BLE001  that is what is told
             results[task.__name__] = f"{type(error).__name__}: {getattr(error, 'message', error)}"
+            results[f"{task.__name__}_at"] = time.time()
     return results
 
 

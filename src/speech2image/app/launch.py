@@ -29,7 +29,6 @@ from speech2image.app.sweeps import (
     Sweep,
     is_alive,
     is_done,
-    is_first_process,
     open_sweep,
     plain_word,
     read_job,
@@ -188,12 +187,17 @@ def _refuse_ranks() -> None:
 
     A job that fails may leave some of them inside an exchange with the others, where the next job would find them.
     """
-    count = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1")))
-    if count == 1:
+    if not {"RANK", "SLURM_STEP_ID"} & os.environ.keys():
         return
-    if not is_first_process():  # whose end is the end of all, and who says nothing
+    from speech2image.training.ranks import place_in  # and torch with it
+
+    place = place_in(os.environ)
+    if place is None:
+        return
+    if place.rank:  # whose end is the end of all, and who says nothing
         time.sleep(_LISTEN_S)
         raise SystemExit(2)
+    count = place.world_size
     raise ConfigError(
         f"a sweep cannot share {count} processes of torchrun or srun between its jobs",
         "Let each job start its own: hydra/launcher=slurm hydra.launcher.tasks_per_node="

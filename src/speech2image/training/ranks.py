@@ -144,6 +144,8 @@ def start(config: Mapping[str, Any], place: Place | None = None, store: Store | 
         if place.rank:
             _be_silent()
             _let_others_speak()
+        else:
+            time.sleep(2 * _LOOK_S[1])  # the meeting place may be ours: let the others see the same
         raise
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=timeout, rank=place.rank,
@@ -272,12 +274,13 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _let_others_speak() -> None:
-    """Wait until the rank that knows why has said it: srun and torchrun end all ranks as soon as one has ended."""
+    """Wait until the rank that knows why has said it: srun and torchrun end all ranks as soon as one has ended.
+
+    It may listen for `_PATIENCE_S` before.
+    """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # the launcher's, when the other has ended: ours is on its way
-    time.sleep(4 * _LOOK_S[1])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the launcher sends when it has; our end is near
+    time.sleep(_PATIENCE_S + 2 * _LOOK_S[1])
 
 
 def _line(error: Exception) -> str:
