@@ -274,10 +274,7 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _let_others_speak() -> None:
-    """Wait until the rank that knows why has said it: srun and torchrun end all ranks as soon as one has ended.
-
-    It may listen for `_PATIENCE_S` before.
-    """
+    """Wait until the rank that knows why has listened and said it: launchers end all ranks when one has ended."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the launcher sends when it has; our end is near
     time.sleep(_PATIENCE_S + 2 * _LOOK_S[1])
